@@ -1,0 +1,42 @@
+"""Runs every `async def` test under trio; a test asks for the virtual clock by `autojump_clock`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+TEST_DEADLINE_S = 60
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """A clock that jumps ahead whenever all tasks wait; never together with real processes."""
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+def _as_sync(function: Any) -> Any:
+    @functools.wraps(function)
+    def run(**arguments: Any) -> None:
+        clock = arguments.get("autojump_clock")
+
+        async def main() -> None:
+            with trio.fail_after(TEST_DEADLINE_S if clock is None else 3600):
+                await function(**arguments)
+
+        trio.run(main, clock=clock, strict_exception_groups=True)
+
+    return run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Wraps coroutine tests; everything else is pytest's own."""
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = _as_sync(pyfuncitem.obj)
+    return (yield)

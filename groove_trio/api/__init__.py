@@ -1,0 +1,1 @@
+"""The HTTP interface: one table of routes, one small handler each."""

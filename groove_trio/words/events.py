@@ -8,6 +8,9 @@ repeats a number of an earlier run.
 
 from __future__ import annotations
 
+from typing import dataclass_transform
+
+import msgspec
 from msgspec import Struct
 
 from groove_trio.words.schemas import (
@@ -27,6 +30,8 @@ def _camel(name: str) -> str:
     return name[0].lower() + name[1:]
 
 
+# As in `schemas.Word`: what msgspec hands down, type checkers are told.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Event(Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag=_camel):
     """Base of all events; ``type`` in JSON is the class name in camelCase."""
 

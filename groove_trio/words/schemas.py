@@ -1,15 +1,15 @@
-"""What crosses a boundary: requests asked, views told, decisions made.
+r"""What crosses a boundary: requests asked, views told, decisions made.
 
 Every type is a frozen `msgspec.Struct` whose JSON form is camelCase. Unknown fields of a
 request are dropped by the decoder. Limits stand here as named constants, once, and the
 decoder, the OpenAPI document and the reference pages all read them from here.
 
-Patterns are anchored with ``\\A`` and ``\\Z``: ``$`` would also accept a trailing newline.
+Patterns are anchored with ``\A`` and ``\Z``: ``$`` would also accept a trailing newline.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NewType, dataclass_transform
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -67,6 +67,8 @@ AgentState = Literal[
 ]
 
 
+# Type checkers do not see that msgspec hands `frozen` down to subclasses.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Word(Struct, frozen=True, kw_only=True, rename="camel"):
     """What all boundary types share: frozen, by keyword, camelCase in JSON."""
 

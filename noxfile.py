@@ -1,0 +1,108 @@
+"""One verb a session. Each installs what its dependency group lists and nothing more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+RUNTIME: list[str] = PROJECT["project"]["dependencies"]
+
+nox.needs_version = ">=2024.10"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = True
+
+
+def group(name: str) -> list[str]:
+    """The requirements of one dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+def install_wheel(session: nox.Session, *requirements: str) -> None:
+    """Builds the wheel and installs it: what is tested is what would be shipped."""
+    dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={dist}", ".")
+    (wheel,) = dist.glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.install(*RUNTIME, *requirements)
+
+
+def installed_only() -> dict[str, str]:
+    """An environment in which no process imports the checkout instead of the wheel."""
+    return {"PYTHONSAFEPATH": "1", "GROOVE_TRIO_TESTS_A_WHEEL": "1"}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, flake8-async, and the floors."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("flake8")
+    session.run("lint-imports", "--no-logo", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy and pyright, both strict."""
+    session.install(*RUNTIME, *group("types"), "nox")
+    session.run("mypy")
+    session.run(
+        "pyright", "--pythonpath", shutil.which("python", path=session.bin) or sys.executable
+    )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The suite, in random order, on the built wheel."""
+    install_wheel(session, *group("test"))
+    session.run("pytest", *session.posargs, env=installed_only())
+
+
+@nox.session
+def cover(session: nox.Session) -> None:
+    """The suite again, counting the lines it reaches, in child processes too."""
+    install_wheel(session, *group("test"), *group("cover"))
+    env = installed_only() | {"COVERAGE_PROCESS_START": os.path.abspath("pyproject.toml")}
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Fails if a reference page is stale or a link leads nowhere; `-- write` renews the pages."""
+    install_wheel(session, *group("docs"))
+    session.run("python", "docs/generate.py", *(session.posargs or ["check"]))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The measurements of tests/bench, printed as ratios within one run."""
+    install_wheel(session, *group("bench"))
+    session.run("pytest", "-s", "-p", "no:randomly", *(session.posargs or ["tests/bench"]))
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Builds wheel and sdist, and looks at what is in them."""
+    session.install(*group("package"))
+    dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    built = sorted(str(path) for path in dist.iterdir())
+    session.run("twine", "check", "--strict", *built)
+    session.run("python", "tests/meta/check_package.py", *built)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """The tests that run the programs under examples/."""
+    install_wheel(session, *group("test"))
+    session.run("pytest", "tests/meta", "-k", "example", *session.posargs, env=installed_only())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import nox
@@ -50,11 +49,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy and pyright, both strict."""
-    session.install(*RUNTIME, *group("types"), "nox")
+    session.install(*RUNTIME, *group("types"))
     session.run("mypy")
-    session.run(
-        "pyright", "--pythonpath", shutil.which("python", path=session.bin) or sys.executable
-    )
+    session.run("pyright")
 
 
 @nox.session

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groove_trio.rules.admission import DEFAULT_HOST
+
 if TYPE_CHECKING:
     from groove_trio.providers.base import Provider
-
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 31415
-FALLBACK_PORTS = range(31416, 31426)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,11 @@ from groove_trio.words.errors import (
     shown,
 )
 
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 31415
+FALLBACK_PORTS = range(31416, 31426)
+"""Tried in order when the default port is taken and no other was asked for."""
+
 LOOPBACK_4 = IPv4Network("127.0.0.0/8")  # RFC 1122, section 3.2.1.3
 LOOPBACK_6 = IPv6Address("::1")  # RFC 4291, section 2.5.3
 

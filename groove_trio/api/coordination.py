@@ -12,8 +12,8 @@ from groove_trio.words.errors import BadRequest
 from groove_trio.words.schemas import (
     MAX_NAME,
     CompleteRequest,
-    DeclareRequest,
     Decision,
+    DeclareRequest,
     Denied,
     Explanation,
     KnockAnswer,
@@ -62,13 +62,12 @@ async def knock(call: Call[KnockQuery, KnockBody]) -> KnockAnswer:
     if not agent:
         raise BadRequest("the knock names no agent: give 'agent'", field="agent")
     touches, tool, source = _touches(body)
-    decisions: list[Decision] = []
-    for touch in touches:
-        decisions.append(
-            await call.groove.knock(
-                agent, touch.operation, touch.path, tool=tool, actor=call.actor, source=source
-            )
+    decisions: list[Decision] = [
+        await call.groove.knock(
+            agent, touch.operation, touch.path, tool=tool, actor=call.actor, source=source
         )
+        for touch in touches
+    ]
     denied = next((each for each in decisions if isinstance(each, Denied)), None)
     allow = denied is None
     reason = f"granted by {decisions[0].rule}" if denied is None else _why(denied)

@@ -10,6 +10,7 @@ from groove_trio.wire.http import Response
 from groove_trio.words.errors import GrooveError, MethodNotAllowed, UpgradeRequired
 
 TYPE_PREFIX = "urn:groove-trio:problem:"
+UNAVAILABLE = 503
 PROBLEM_TYPE = (b"content-type", b"application/problem+json")
 
 
@@ -32,6 +33,6 @@ def problem(error: GrooveError) -> Response:
             headers.append((b"allow", ", ".join(error.fields.get("allow", ())).encode()))
         case UpgradeRequired():  # RFC 9110, 15.5.22
             headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
-        case _ if error.status == 503:
+        case _ if error.status == UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
     return Response(error.status, headers, msgspec.json.encode(problem_document(error)))

@@ -44,9 +44,7 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/api/health", daemon.health, "Is it alive?", schemas.Health, agents=True),
     Route("GET", "/api/status", daemon.status, "The daemon", schemas.Status, agents=True),
     Route("GET", "/api/openapi.json", daemon.openapi, "This document", dict),
-    Route(
-        "GET", "/api/providers", daemon.providers, "The providers", list[schemas.ProviderView]
-    ),
+    Route("GET", "/api/providers", daemon.providers, "The providers", list[schemas.ProviderView]),
     Route("GET", "/api/agents", agents.list_agents, "All agents", list[schemas.AgentView]),
     Route(
         "POST",
@@ -161,9 +159,7 @@ ROUTES: Sequence[Route] = (
         schemas.AuditPage,
         query=daemon.AuditQuery,
     ),
-    Route(
-        "GET", "/api/audit/verify", daemon.verify, "Verify the audit log", schemas.Verification
-    ),
+    Route("GET", "/api/audit/verify", daemon.verify, "Verify the audit log", schemas.Verification),
 )
 
 FEED_PATH = "/ws"

@@ -49,7 +49,9 @@ TOOLS: Mapping[str, tuple[Operation, tuple[str, ...]]] = {
 QUIET = frozenset({"TodoWrite", "ExitPlanMode", "Agent", "Task", "spawn_agent", "task"})
 """Tools that touch no file themselves; what a sub-agent does knocks on its own."""
 
-_PATCHED = re.compile(r"^\*\*\* (Add|Update|Delete) File: (.+)$|^\*\*\* Move to: (.+)$", re.M)
+_PATCHED = re.compile(
+    r"^\*\*\* (Add|Update|Delete) File: (.+)$|^\*\*\* Move to: (.+)$", re.MULTILINE
+)
 _PATCH_OPERATIONS: Mapping[str, Operation] = {
     "Add": "create",
     "Update": "write",

@@ -1,0 +1,157 @@
+"""Where a path leads: the name, inside the project, of what an operation would touch.
+
+The kernel's rules, not a text's: ``..`` is taken after the symbolic link before it, the last
+link is followed (also one that dangles: what counts is where the new file would come to be),
+and names that do not exist yet are kept as they stand. What can't be said for sure is refused:
+``..`` through something missing, too many links, and links under ``/proc``, which mean one
+thing to the agent and another to us (``/proc/self/cwd``).
+
+Most paths hold no link at all, and for them there is a shortcut: open what is there without
+following anything further (``O_PATH``), and ask the kernel for its name. If that is the very
+text we began with, there was no link in it, because the kernel's name never has one. If it
+differs, the path is walked name by name. About 8 µs for the shortcut, 2 µs more per name for
+the walk.
+
+The answer is true at the moment it is given. That nothing is swapped between the answer and
+the operation is the gate's business, which performs the operation on descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from groove_trio.words.errors import BadRequest, OutsideProject, shown
+from groove_trio.words.schemas import MAX_PATH
+
+MAX_LINKS = 40  # as the kernel: path_resolution(7)
+_PROC = "/proc"
+
+
+def resolve(root: str, cwd: str, path: str, *, follow: bool = True) -> str:
+    """Names what `path` leads to, relative to the project: ``src/app.py``, ``""`` for the root.
+
+    Args:
+        root: The project root: absolute, without links, without a slash at the end.
+        cwd: Absolute directory against which a relative `path` is taken.
+        path: As the agent wrote it. Bytes that are not UTF-8 come as surrogate escapes.
+        follow: Whether a link that is the last name is followed. An operation on the name
+            itself (delete, rename) does not follow it.
+
+    Blocks for the file system, as any lookup does; does not checkpoint.
+
+    Raises:
+        OutsideProject: It leads outside the root; the field ``resolved`` says where.
+        BadRequest: It can't be decided where it leads.
+    """
+    absolute = locate(cwd, path, follow=follow)
+    if absolute.startswith(root) and absolute[len(root) : len(root) + 1] == "/":
+        return absolute[len(root) + 1 :]
+    if absolute == root:
+        return ""
+    if root == "/":
+        return absolute[1:]
+    raise OutsideProject(
+        f"{shown(path)} leads to {shown(absolute)}, which is outside the project.",
+        path=path,
+        resolved=absolute,
+    )
+
+
+def locate(cwd: str, path: str, *, follow: bool = True) -> str:
+    """Names what `path` leads to, anywhere: absolute and without links. See `resolve`.
+
+    Raises:
+        BadRequest: It can't be decided where it leads.
+    """
+    if not path or len(path) > MAX_PATH:
+        raise _undecided(path, "it is empty" if not path else f"it is over {MAX_PATH} characters")
+    full = path if path.startswith("/") else f"{cwd}/{path}"
+    if full.endswith(("/", "/.", "/..")):
+        follow = True  # a directory is meant, so the kernel follows: path_resolution(7)
+    try:
+        plain = None if "/.." in full else _shortcut(os.path.normpath(full), follow)
+        return plain if plain is not None else _walk(path, full, follow)
+    except OSError as error:
+        raise _undecided(path, error.strerror or str(error)) from error
+    except ValueError as error:  # NUL, or a text that no file name can be
+        raise _undecided(path, str(error)) from error
+
+
+def _shortcut(plain: str, follow: bool) -> str | None:
+    """The name if no link is in it, None if one may be; `plain` is normal and without ``..``."""
+    if plain.startswith("//"):
+        return None  # normpath keeps two slashes, which POSIX leaves open; Linux does not
+    if follow:
+        try:
+            return plain if _kernel_name(plain) == plain else None
+        except FileNotFoundError:
+            pass
+    parent = plain.rpartition("/")[0] or "/"
+    try:
+        if _kernel_name(parent) != parent:
+            return None
+    except FileNotFoundError:
+        return None
+    if follow and _mode_of(plain) is not None:
+        return None  # a link that dangles leads elsewhere
+    return plain
+
+
+def _kernel_name(path: str) -> str:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _walk(asked: str, full: str, follow: bool) -> str:
+    """Name by name, as the kernel does: path_resolution(7)."""
+    todo = [name for name in reversed(full.split("/")) if name not in ("", ".")]
+    here = ""  # what is resolved so far; "" is the root directory
+    links = 0
+    missing = False
+    while todo:
+        name = todo.pop()
+        if name == "..":
+            if missing:
+                raise _undecided(asked, "it goes up from a directory that does not exist")
+            here = here.rpartition("/")[0]
+            continue
+        step = f"{here}/{name}"
+        mode = None if missing else _mode_of(step)
+        if mode is None:
+            missing = True
+        elif stat.S_ISLNK(mode) and (todo or follow):
+            links += 1
+            if links > MAX_LINKS:
+                raise _undecided(asked, f"it holds more than {MAX_LINKS} symbolic links")
+            here = _enter_link(asked, here, step, todo)
+            continue
+        elif todo and not stat.S_ISDIR(mode):
+            raise _undecided(asked, f"{shown(step)} is not a directory")
+        here = step
+    return here or "/"
+
+
+def _mode_of(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _enter_link(asked: str, here: str, link: str, todo: list[str]) -> str:
+    """Puts the link's target on the stack; returns the directory to go on from."""
+    if link.startswith(f"{_PROC}/"):
+        raise _undecided(asked, f"{shown(link)} means something else to each process")
+    target = os.readlink(link)
+    todo.extend(name for name in reversed(target.split("/")) if name not in ("", "."))
+    return "" if target.startswith("/") else here
+
+
+def _undecided(path: str, reason: str) -> BadRequest:
+    return BadRequest(
+        f"It cannot be decided where {shown(path)} leads: {reason}.", field="path", reason=reason
+    )

@@ -242,6 +242,15 @@ class NotImplementedHere(GrooveError):
     title = "The server does not know this method or coding"
 
 
+class BadAnswer(GrooveError):
+    """What the other side answered is not valid HTTP or WebSocket; only clients see this."""
+
+    slug = "bad-answer"
+    status = 502
+    title = "The answer is not valid"
+    exit_code = EXIT_UNREACHABLE
+
+
 class Busy(GrooveError):
     """A queue or a cap is full; try again shortly."""
 
@@ -264,6 +273,14 @@ class AuditUnavailable(GrooveError):
     slug = "audit-unavailable"
     status = 503
     title = "The audit log cannot be written"
+
+
+class VersionNotSupported(GrooveError):
+    """The request speaks another version of HTTP than 1.1 or 1.0."""
+
+    slug = "version-not-supported"
+    status = 505
+    title = "The server speaks HTTP/1.1"
 
 
 class OutOfResources(GrooveError):

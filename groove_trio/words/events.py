@@ -1,9 +1,14 @@
 """What happened: the events that a subscriber of ``/ws`` sees, each in an `Envelope`.
 
-The first message of a connection is a `Snapshot` (or a `Gap` and then a `Snapshot`, when the
-events after the number asked for are no longer held); then events in order. `Envelope.seq`
-grows by one an event and, since it begins at the daemon's start time in microseconds, never
-repeats a number of an earlier run.
+A connection without ``after`` begins with a `Snapshot` and goes on with events in order. With
+``after``, the number of the event seen last, it begins with the events that followed, when all of
+them are still held; otherwise with a `Gap` and then a `Snapshot`. A subscriber that falls so far
+behind that events it has not read are no longer held gets a `Gap` alone, and then what happens
+from there on: it asks again for what it needs.
+
+`Envelope.seq` grows by one an event and, since it begins at the daemon's start time in
+microseconds, never repeats a number of an earlier run. The `seq` of a `Snapshot` or a `Gap` is
+that of the latest event before it, so that ``after`` may always be the `seq` received last.
 """
 
 from __future__ import annotations
@@ -101,7 +106,8 @@ class Draining(Event):
 class Gap(Event):
     """Events were missed: `missed` of them, numbers `first` to `last`.
 
-    `missed` is null when they belong to an earlier run of the daemon and can't be counted.
+    `missed` is null when the number asked for belongs to another run of the daemon, so that
+    they can't be counted.
     Output lines that were missed are in ``GET /api/agents/{id}/output``.
     """
 

@@ -21,7 +21,7 @@ from groove_trio.api.openapi import EVERYWHERE
 from groove_trio.api.routes import FEED_PATH, ROUTES
 from groove_trio.cli import main as command
 from groove_trio.config import Config
-from groove_trio.rules import lifecycle
+from groove_trio.rules import chain, lifecycle
 from groove_trio.words import errors, events, schemas
 
 ROOT = Path(__file__).parents[1]
@@ -241,6 +241,14 @@ def lifecycle_page() -> str:
     )
 
 
+def audit_page() -> str:
+    """The form of an audit record, and every action that one can tell."""
+    rows = [[f"`{action}`", meaning] for action, meaning in chain.ACTIONS.items()]
+    return f"# Audit records\n\n{text(chain)}\n\n## Actions\n\n" + table(
+        ["action", "meaning"], rows
+    )
+
+
 def constants(path: Path, module: str) -> Iterator[list[str]]:
     """The numeric constants of a module, each with the reason written beside or below it."""
     source = path.read_text("utf-8")
@@ -278,5 +286,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "config.md": config_page,
     "cli.md": cli_page,
     "lifecycle.md": lifecycle_page,
+    "audit.md": audit_page,
     "limits.md": limits_page,
 }

@@ -1,0 +1,101 @@
+"""Group commit: one task makes changes durable for everyone who waits.
+
+A disk takes as long to sync one change as a thousand. So nobody syncs for himself: a change
+gets a number, and who needs it durable waits until the task has committed that number or a
+later one. While one commit runs, the next group gathers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+RETRY_S = 0.2
+"""How long after a failed commit the next is tried."""
+
+
+class GroupCommit:
+    """Commits numbered changes; owned by whoever runs `run`, used from the trio thread only.
+
+    Args:
+        prepare: Called in the trio thread, returns the blocking job that makes all changes so
+            far durable; the job runs in a thread of its own. Either may raise `OSError`.
+        lag_s: How long changes nobody waits for may gather.
+
+    Attributes:
+        done: Number of the last change that is durable.
+        error: Why the last commit failed; None if it did not.
+        failures: How many commits failed.
+    """
+
+    def __init__(self, prepare: Callable[[], Callable[[], None]], lag_s: float) -> None:
+        self.done = 0
+        self.error: OSError | None = None
+        self.failures = 0
+        self._prepare = prepare
+        self._lag_s = lag_s
+        self._version = 0
+        self._dirty = False
+        self._closed = False
+        self._idle = trio.lowlevel.ParkingLot()
+        self._hurry = trio.lowlevel.ParkingLot()
+        self._waiting = trio.lowlevel.ParkingLot()
+        # Of its own, so that no crowd in the common limiter can hold up the log.
+        self._limiter = trio.CapacityLimiter(1)
+
+    def changed(self, version: int) -> None:
+        """Tells of changes up to `version`; the same number again asks for another commit."""
+        self._version = version
+        self._dirty = True
+        if self._idle:
+            self._idle.unpark_all()
+
+    async def reached(self, version: int) -> None:
+        """Waits until change `version` is durable. Always checkpoints; safe to cancel.
+
+        Raises:
+            OSError: A commit failed while this waited, or the task has ended.
+        """
+        if self.done >= version:
+            await trio.lowlevel.checkpoint()
+        while self.done < version:
+            if self._closed:
+                raise self.error or OSError("the log is closed")
+            failures = self.failures
+            self._hurry.unpark_all()
+            await self._waiting.park()
+            if failures != self.failures and self.done < version:
+                raise self.error or OSError("a commit failed")
+
+    async def run(self) -> None:
+        """Commits whenever there is something to commit, until cancelled."""
+        try:
+            while True:
+                while not self._dirty:
+                    await self._idle.park()
+                if not self._waiting:
+                    with trio.move_on_after(self._lag_s):
+                        await self._hurry.park()
+                await self._commit()
+                if self.error is not None:
+                    await trio.sleep(RETRY_S)
+        finally:
+            self._closed = True
+            self._waiting.unpark_all()
+
+    async def _commit(self) -> None:
+        self._dirty = False
+        version = self._version
+        try:
+            job = self._prepare()
+            await trio.to_thread.run_sync(job, limiter=self._limiter)
+        except OSError as error:
+            self.error = error
+            self.failures += 1
+            self._dirty = True
+        else:
+            self._dirty |= self.error is not None  # once more, so that the owner can tell of it
+            self.error = None
+            self.done = version
+        self._waiting.unpark_all()

@@ -25,7 +25,6 @@ KILL_S = 10.0
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.2
 _FREEZE_ROUNDS = 20
-_GLANCES = 200
 
 Look = Callable[[], Awaitable[list[Process]]]
 """Gives the living processes of one agent, as of now."""
@@ -84,11 +83,10 @@ class Ending:
             while True:
                 with contextlib.suppress(OSError):  # out of descriptors: they may come back
                     members = await self._freeze()
-                    if not members:
+                    if not members and not self._census.elusive:
                         break
-                    for process in members:
-                        send(process, signal.SIGKILL, to_group=leads(process))
-                    self._chase()
+                    self._strike(members, signal.SIGKILL)
+                    await self._census.chase(self._agent)
                 await trio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         return [process.pid for process in members]
@@ -103,7 +101,7 @@ class Ending:
         while True:
             with contextlib.suppress(OSError):
                 members = await self.look()
-                if not members:
+                if not members and not self._census.elusive:
                     return
                 for process in members:
                     if process.key not in self._told and process.start <= asked_at:
@@ -123,24 +121,18 @@ class Ending:
             new = [process for process in members if process.key not in frozen]
             if not new:
                 break
-            for process in new:
-                send(process, signal.SIGSTOP, to_group=leads(process))
-                frozen.add(process.key)
+            self._strike(new, signal.SIGSTOP)
+            frozen.update(process.key for process in new)
         return members
 
-    def _chase(self) -> None:
-        """Hunts a chain that forks and ends faster than a look: its newest link is our child."""
-        for _ in range(_GLANCES):
-            new = self._census.glance(self._agent)
-            if not new:
-                return
-            for process in new:
-                send(process, signal.SIGKILL, to_group=leads(process))
+    def _strike(self, processes: list[Process], number: int) -> None:
+        """Signals processes and the groups that can only be the agent's.
 
-
-def leads(process: Process) -> bool:
-    """Whether the process leads its session, so that its group is wholly the agent's."""
-    return process.session == process.pid
+        The root's group is always among them, also when the root has ended: as long as it
+        is not reaped, the group cannot be another's.
+        """
+        for process in (*self._census.roots(self._agent), *processes):
+            send(process, number, to_group=process.session == process.pid)
 
 
 async def end_leftovers(agent: AgentId, census: Census, grace_s: float) -> list[int]:

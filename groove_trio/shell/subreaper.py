@@ -1,0 +1,53 @@
+"""Adoption of orphans: the daemon takes the place of init for its own descendants."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_GET_CHILD_SUBREAPER = 37
+
+
+@contextmanager
+def subreaper() -> Iterator[None]:
+    """Makes this process the one that adopts its orphaned descendants, while the block runs.
+
+    Without it an orphan is adopted by init and leaves the process tree. What was set before
+    is set again at the end.
+
+    Raises:
+        OSError: The kernel refused, or did not do what it said.
+    """
+    before = is_subreaper()
+    _set(on=True)
+    try:
+        yield
+    finally:
+        _set(on=before)
+
+
+def is_subreaper() -> bool:
+    """Whether this process adopts its orphaned descendants now.
+
+    Raises:
+        OSError: The kernel does not say.
+    """
+    answer = ctypes.c_int(0)
+    _prctl(_GET_CHILD_SUBREAPER, ctypes.byref(answer))
+    return bool(answer.value)
+
+
+def _set(*, on: bool) -> None:
+    _prctl(_SET_CHILD_SUBREAPER, ctypes.c_ulong(on))
+    if is_subreaper() is not on:
+        raise OSError("PR_SET_CHILD_SUBREAPER did not take effect")
+
+
+def _prctl(option: int, argument: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, argument, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

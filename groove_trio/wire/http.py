@@ -165,6 +165,11 @@ class ServerConnection:
         """Whether no byte of a next request has come."""
         return self._stage is _Stage.HEAD and not self._ahead
 
+    @property
+    def unfinished(self) -> heads.RequestHead | None:
+        """The head of a request whose body has not come whole; it can be refused already."""
+        return self._head if self._stage is _Stage.BODY else None
+
     def receive(self, data: bytes | bytearray) -> None:
         """Takes what was read from the peer; ``b""`` says that it has ended its direction.
 

@@ -28,6 +28,7 @@ class Config:
             is open. Without it a grandchild that leaves its session can outlive its agent.
         kill_strangers: Whether adopted processes that belong to no agent are ended too.
             The daemon sets it; a program that starts children of its own does not.
+        guard_pid: The guard process that this one runs under, for the record.
     """
 
     project: Path
@@ -37,3 +38,4 @@ class Config:
     drain_s: float = 5.0
     adopt_orphans: bool = True
     kill_strangers: bool = False
+    guard_pid: int | None = None

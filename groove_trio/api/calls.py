@@ -14,7 +14,7 @@ from groove_trio.words.errors import BadRequest, GrooveError, shown
 from groove_trio.words.schemas import Actor
 
 if TYPE_CHECKING:
-    from groove_trio.groove import Groove
+    from groove_trio.verbs import Groove
 
 MAX_QUERY_FIELDS = 16  # no route takes more than five
 

@@ -18,11 +18,18 @@ from groove_trio.api.calls import Call, Route, decode_body, decode_query
 from groove_trio.api.problems import problem
 from groove_trio.wire.http import Request, Response
 from groove_trio.words import errors, schemas
-from groove_trio.words.errors import GrooveError, MethodNotAllowed, NoSuchRoute, NotAllowed, shown
+from groove_trio.words.errors import (
+    GrooveError,
+    MethodNotAllowed,
+    NoSuchRoute,
+    NotAllowed,
+    UpgradeRequired,
+    shown,
+)
 from groove_trio.words.schemas import Actor
 
 if TYPE_CHECKING:
-    from groove_trio.groove import Groove
+    from groove_trio.verbs import Groove
 
 CHANGING = (errors.AuditUnavailable, errors.Draining)
 SPAWNING = (
@@ -194,7 +201,10 @@ def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
     Raises:
         NoSuchRoute: No route has this path.
         MethodNotAllowed: Routes have it, none with this method.
+        UpgradeRequired: It is the feed's, which speaks WebSocket.
     """
+    if path == FEED_PATH:
+        raise UpgradeRequired(f"{FEED_PATH} speaks WebSocket; ask for an upgrade")
     methods = _FIXED.get(path) if "{" not in path else None
     values = _NOPARAMETERS
     if methods is None:

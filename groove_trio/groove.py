@@ -1,0 +1,159 @@
+"""The composition: builds the parts, nests their nurseries, and owns the shutdown order.
+
+The nesting is the shutdown order, read from the inside out: the doors close, every agent is
+asked to stop and waited for, the feeds deliver their backlog, the broker's channel ends, the
+audit log closes. A stop is a request; cancelling is the backstop. What crashes in one agent or
+one connection stays there; a crash of the broker or the audit log ends everything, because no
+agent may run unsupervised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import trio
+
+from groove_trio import __version__
+from groove_trio.config import Config
+from groove_trio.shell.audit import AuditLog, open_audit
+from groove_trio.shell.binds import binds_of, open_listeners
+from groove_trio.shell.broker import Broker
+from groove_trio.shell.census import Census
+from groove_trio.shell.daemonfile import DaemonFile, describe_self
+from groove_trio.shell.door import Door
+from groove_trio.shell.hub import Hub
+from groove_trio.shell.listener import accept_connections
+from groove_trio.shell.store import STATE_DIR
+from groove_trio.shell.subreaper import subreaper
+from groove_trio.shell.supervisor import Supervisor
+from groove_trio.verbs import Groove, Parts, url_of
+from groove_trio.words.errors import OutsideProject, shown
+
+__all__ = ["Groove", "open_groove"]
+
+
+@asynccontextmanager
+async def open_groove(config: Config) -> AsyncIterator[Groove]:
+    """Opens a groove on a project: listens, supervises, and closes tidily when the block ends.
+
+    Sets no signal handler, umask, working directory or logging. One error comes out as itself,
+    not inside nested groups. Cancelling the block is the hard way: agents are killed at once.
+
+    Args:
+        config: Where and how.
+
+    Yields:
+        The groove, listening, with the agents of an earlier run as ``interrupted``.
+
+    Raises:
+        BindRefused: The host is not loopback; nothing was opened.
+        PortTaken: No port is free.
+        AlreadyRunning: A daemon runs for this project.
+        UnsafeState: A state file has the wrong owner, mode or type.
+        OutsideProject: The project is not a directory.
+    """
+    with flattened():
+        async with AsyncExitStack() as stack:
+            project = await trio.to_thread.run_sync(real_directory, config.project)
+            listeners = await open_listeners(config.host, config.port)
+            for listener in listeners:
+                stack.push_async_callback(trio.aclose_forcefully, listener)
+            claim = await stack.enter_async_context(claimed(project))
+            if config.adopt_orphans:
+                stack.enter_context(subreaper())
+            audit = await stack.enter_async_context(open_audit(claim.directory / "audit"))
+            parts = assemble(config, project, audit, url_of(*binds_of(listeners)[0]))
+            groove = Groove(project, parts, binds_of(listeners))
+            await start(stack, parts, groove.door, listeners, config.drain_s)
+            info = describe_self(groove.url, groove.port, __version__, config.guard_pid)
+            await trio.to_thread.run_sync(claim.publish, info)
+            yield groove
+
+
+def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
+    """Builds the parts; nothing runs yet."""
+    hub = Hub()
+    census = Census(project=str(project), kill_strangers=config.kill_strangers)
+    broker = Broker(project, audit, hub.publish, project / STATE_DIR / "leases.json")
+    supervisor = Supervisor(
+        project=project,
+        url=url,
+        broker=broker,
+        audit=audit,
+        hub=hub,
+        census=census,
+        providers=config.providers,
+    )
+    return Parts(audit, hub, census, broker, supervisor)
+
+
+async def start(
+    stack: AsyncExitStack,
+    parts: Parts,
+    door: Door,
+    listeners: Sequence[trio.SocketListener],
+    drain_s: float,
+) -> None:
+    """Starts the parts, each within the one before; unwinding the stack is the shutdown."""
+    core = await stack.enter_async_context(trio.open_nursery())
+    stack.callback(core.cancel_scope.cancel)
+    await core.start(parts.census.run)
+    await core.start(parts.broker.run)
+    stack.callback(parts.broker.close)
+    connections = await stack.enter_async_context(trio.open_nursery())
+
+    def end_connections() -> None:
+        connections.cancel_scope.deadline = trio.current_time() + drain_s
+        parts.hub.close()
+        door.drain()
+
+    stack.callback(end_connections)
+    agents = await stack.enter_async_context(trio.open_nursery())
+    await agents.start(parts.supervisor.run)
+    stack.push_async_callback(parts.supervisor.drain)
+    doors = await stack.enter_async_context(trio.open_nursery())
+    await doors.start(accept_connections, listeners, door, connections)
+    stack.callback(doors.cancel_scope.cancel)
+
+
+@asynccontextmanager
+async def claimed(project: Path) -> AsyncIterator[DaemonFile]:
+    """Holds the project, so that no other daemon takes it."""
+    claim = DaemonFile(project)
+    await trio.to_thread.run_sync(claim.acquire)
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+def real_directory(path: Path) -> Path:
+    """The project root with every symlink resolved.
+
+    Raises:
+        OutsideProject: It is not a directory that exists.
+    """
+    try:
+        real = path.expanduser().resolve(strict=True)
+    except OSError as error:
+        detail = f"the project {shown(str(path))} is not there: {error.strerror}"
+        raise OutsideProject(detail) from error
+    if not real.is_dir():
+        raise OutsideProject(f"the project {shown(str(path))} is not a directory")
+    return real
+
+
+@contextmanager
+def flattened() -> Iterator[None]:
+    """Lets a lone error out of the groups that the nested nurseries wrapped it in."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        lone: BaseException = group
+        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+            lone = lone.exceptions[0]
+        if lone is group:
+            raise
+        raise lone from lone.__cause__

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from groove_trio.api.calls import decode_query
 from groove_trio.api.routes import FEED_PATH, find
-from groove_trio.shell.feed import run_feed
+from groove_trio.shell.feed import feed_socket, run_feed
 from groove_trio.wire.http import Upgrade
 from groove_trio.words.errors import BadRequest, NotAllowed, shown
 from groove_trio.words.schemas import Actor, Word
@@ -40,5 +40,7 @@ async def follow(
         raise BadRequest(f"{shown(path)} does not speak WebSocket; {FEED_PATH} does")
     if actor.kind == "agent":
         raise NotAllowed("an agent may not follow the events of others")
-    with groove.events(decode_query(query, FeedQuery).after) as subscription:
-        await run_feed(stream, upgrade, subscription)
+    after = decode_query(query, FeedQuery).after
+    socket = feed_socket(upgrade)
+    with groove.events(after) as subscription:
+        await run_feed(stream, socket, subscription)

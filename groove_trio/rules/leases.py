@@ -1,0 +1,102 @@
+"""The leases in force: by id, by path, and by when they run out.
+
+This only keeps books. Whether a lease may be taken is for the lock table to say, which knows
+the scopes as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+
+from groove_trio.rules.claims import Claims
+from groove_trio.words.clock import parse_rfc3339
+from groove_trio.words.schemas import AgentId, Lease, LeaseId
+
+
+class Leases:
+    """Leases of which no two share a path (`touching` says which a new claim would meet)."""
+
+    def __init__(self) -> None:
+        self._leases: dict[LeaseId, Lease] = {}
+        self._until: dict[LeaseId, int] = {}
+        self._expiries: list[tuple[int, LeaseId]] = []  # a heap; ended leases linger in it
+        self._claims = Claims()
+        self._by_agent: dict[AgentId, dict[LeaseId, Lease]] = {}
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._leases.values())
+
+    def __contains__(self, lease: object) -> bool:
+        """Whether this very lease, or one of its id, is in force."""
+        return isinstance(lease, Lease) and lease.id in self._leases
+
+    @property
+    def claims(self) -> int:
+        """How many paths are leased in all."""
+        return len(self._claims)
+
+    def claims_of(self, agent: AgentId) -> int:
+        """How many paths an agent leases."""
+        return sum(len(lease.paths) for lease in self._by_agent.get(agent, {}).values())
+
+    def put(self, lease: Lease) -> None:
+        """Takes up a lease that shares no path with those there are.
+
+        Raises:
+            ValueError: Its `until` is not a time.
+        """
+        until = parse_rfc3339(lease.until)
+        self._leases[lease.id] = lease
+        self._until[lease.id] = until
+        heappush(self._expiries, (until, lease.id))
+        self._by_agent.setdefault(lease.agent, {})[lease.id] = lease
+        for claim in lease.paths:
+            self._claims.add(claim, lease.id)
+
+    def drop(self, leases: Iterable[Lease]) -> None:
+        """Ends leases; one that has ended already is no fault."""
+        for lease in leases:
+            if self._leases.pop(lease.id, None) is None:
+                continue
+            del self._until[lease.id]
+            own = self._by_agent[lease.agent]
+            del own[lease.id]
+            if not own:
+                del self._by_agent[lease.agent]
+            for claim in lease.paths:
+                self._claims.remove(claim)
+
+    def of(self, agent: AgentId) -> dict[LeaseId, Lease]:
+        """An agent's leases by id; not to be changed."""
+        return self._by_agent.get(agent, {})
+
+    def at(self, path: str, now: int) -> Lease | None:
+        """The lease that covers a path and has not run out."""
+        lease = self._claims.holding(path)
+        return None if lease is None or self._until[lease] <= now else self._leases[lease]
+
+    def touching(self, claim: str) -> list[Lease]:
+        """The leases that a new claim would share a path with, run out or not."""
+        return [self._leases[lease] for lease in self._claims.touching(claim)]
+
+    def beneath(self, directory: str, now: int) -> Iterator[Lease]:
+        """The leases on what lies in a directory (given with its slash) that have not run out."""
+        for _, lease in self._claims.beneath(directory):
+            if self._until[lease] > now:
+                yield self._leases[lease]
+
+    def by_claim(self) -> Iterator[tuple[str, Lease]]:
+        """Every claim with its lease."""
+        return ((claim, self._leases[lease]) for claim, lease in self._claims)
+
+    def due(self, now: int) -> list[Lease]:
+        """The leases that have run out; they grant nothing more, but stand until dropped."""
+        return [self._leases[lease] for lease, until in self._until.items() if until <= now]
+
+    def next_expiry(self) -> int | None:
+        """When the next lease runs out."""
+        heap = self._expiries
+        while heap and self._until.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None

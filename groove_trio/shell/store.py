@@ -179,10 +179,7 @@ class Store:
         try:
             spec = _read(path / "spec.json", AgentSpec)
             status = _read(path / "status.json", AgentStatus)
-            if status.id != path.name or not _ID.match(path.name) or spec.name is None:
-                raise ValueError("it tells of another agent than its name does")
-            if status.format != FORMAT:
-                raise ValueError(f"its format is {status.format}, this program reads {FORMAT}")
+            _check(path.name, spec, status)
             ensure_private_dir(path / "tmp")
             output = path / "output.jsonl"
             with contextlib.suppress(FileNotFoundError):
@@ -215,6 +212,14 @@ def ensure_state_dir(directory: Path) -> None:
     ignore = directory / ".gitignore"
     if not ignore.exists():
         write_atomic(ignore, b"*\n")
+
+
+def _check(name: str, spec: AgentSpec, status: AgentStatus) -> None:
+    if status.id != name or not _ID.match(name) or spec.name is None:
+        raise ValueError("status.json: it tells of another agent than its directory's name")
+    if status.format != FORMAT:
+        detail = f"its format is {status.format}, this program reads {FORMAT}"
+        raise ValueError(f"status.json: {detail}")
 
 
 def _write_new(path: Path, data: bytes) -> None:

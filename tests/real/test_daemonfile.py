@@ -162,30 +162,28 @@ def test_the_lock_is_not_inherited_by_children(tmp_path: Path) -> None:
         child.communicate(b"\n")
 
 
-def test_a_reader_never_makes_a_start_fail(tmp_path: Path) -> None:
-    DaemonFile(tmp_path).acquire  # noqa: B018 - the directory is made by the daemon below
-    looks = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import pathlib, sys\n"
-            "from groove_trio.shell.daemonfile import _is_held\n"
-            "print('ready', flush=True)\n"
-            "while True: _is_held(pathlib.Path(sys.argv[1]) / '.groove')",
-            str(tmp_path),
-        ],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert looks.stdout is not None
-        looks.stdout.readline()
-        for _ in range(30):
-            file = DaemonFile(tmp_path)
-            file.acquire()
-            file.release()
-    finally:
-        looks.kill()
-        looks.communicate()
+READER = """
+import pathlib, sys, time
+from groove_trio.shell.daemonfile import _is_held
+print("ready", flush=True)
+while True:
+    _is_held(pathlib.Path(sys.argv[1]) / ".groove")
+    time.sleep(0.001)
+"""
+
+
+def test_readers_do_not_make_a_start_fail(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", READER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
+        try:
+            assert reader.stdout is not None
+            reader.stdout.readline()
+            for _ in range(30):
+                file = DaemonFile(tmp_path)
+                file.acquire()
+                file.release()
+        finally:
+            reader.kill()
 
 
 def test_what_it_says_survives_the_journey() -> None:

@@ -59,6 +59,8 @@ SINGLE = frozenset(
 )
 """Fields whose repetition would let two readers see two requests: refused."""
 
+_DECIDING = frozenset({b"connection", b"expect", b"upgrade"})
+
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[^\x00-\x08\x0a-\x1f\x7f]*+"
 _FIELDS = rb"((?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+)"
@@ -75,7 +77,11 @@ _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 
 
 class RequestHead(NamedTuple):
-    """A request's head, understood. `length` is None without a Content-Length."""
+    """A request's head, understood.
+
+    `length` is None without a Content-Length; `expects` says that the client waits for a 100;
+    `ordinary`, that nothing in the head bears on what becomes of the connection.
+    """
 
     method: str
     target: str
@@ -84,7 +90,11 @@ class RequestHead(NamedTuple):
     length: int | None
     chunked: bool
     expects: bool
+    ordinary: bool
     upgrades: bool
+
+
+NO_HEAD = RequestHead("", "", "", [], None, False, False, False, False)
 
 
 class ResponseHead(NamedTuple):
@@ -95,6 +105,9 @@ class ResponseHead(NamedTuple):
     headers: Headers
     length: int | None
     chunked: bool
+
+
+NO_ANSWER = ResponseHead(0, "", [], None, False)
 
 
 def read_request(head: bytes, max_body: int) -> RequestHead:
@@ -123,6 +136,9 @@ def read_request(head: bytes, max_body: int) -> RequestHead:
     length, chunked = _read_framing(fields, version)
     if length is not None and length > max_body:
         raise PayloadTooLarge(f"The body is limited to {max_body} bytes.", limit=max_body)
+    ordinary = not chunked and version == b"1.1" and _DECIDING.isdisjoint(fields)
+    if not ordinary and not chunked and version == b"1.1":
+        ordinary = _only_keeps_alive(headers)
     return RequestHead(
         method,
         target.decode(),
@@ -130,8 +146,9 @@ def read_request(head: bytes, max_body: int) -> RequestHead:
         headers,
         length,
         chunked,
-        b"expect" in fields and fields[b"expect"].lower() == b"100-continue",
-        b"upgrade" in fields and version == b"1.1" and asks_websocket(headers),
+        not ordinary and _expects(fields, version),
+        ordinary,
+        not ordinary and version == b"1.1" and b"websocket" in tokens(headers, b"upgrade"),
     )
 
 
@@ -141,6 +158,8 @@ def read_response(head: bytes) -> ResponseHead:
     Raises:
         BadAnswer: It is not one.
     """
+    if len(head) > MAX_LINE:
+        _check_lines(head)
     match = _STATUS.fullmatch(head)
     if match is None:
         raise BadAnswer(f"The answer does not begin as HTTP/1.1 does: {_show(head)}.")
@@ -161,19 +180,9 @@ def check_unfinished(start: bytes) -> None:
     """
     found = _FORBIDDEN.search(start)
     if found is not None:
-        raise _fault_of_byte(start, found)
+        raise _fault_of_byte(found)
     if len(start) > MAX_LINE:
         _check_lines(start)
-
-
-def asks_websocket(headers: Headers) -> bool:
-    """Whether an Upgrade field names ``websocket``."""
-    return any(
-        token.strip().lower() == b"websocket"
-        for name, value in headers
-        if name == b"upgrade"
-        for token in value.split(b",")
-    )
 
 
 def tokens(headers: Headers, name: bytes) -> list[bytes]:
@@ -185,6 +194,17 @@ def tokens(headers: Headers, name: bytes) -> list[bytes]:
         for member in map(bytes.strip, value.lower().split(b","))
         if member
     ]
+
+
+def _only_keeps_alive(headers: Headers) -> bool:
+    """Whether all that is said about the connection is ``keep-alive``, as many clients do."""
+    said = [field for field in headers if field[0] in _DECIDING]
+    return len(said) == 1 and said[0][0] == b"connection" and said[0][1].lower() == b"keep-alive"
+
+
+def _expects(fields: dict[bytes, bytes], version: bytes) -> bool:
+    # RFC 9110, section 10.1.1: ignored from HTTP/1.0, and other expectations may be
+    return version == b"1.1" and fields.get(b"expect", b"").lower() == b"100-continue"
 
 
 def _read_fields(block: bytes) -> tuple[Headers, dict[bytes, bytes]]:
@@ -209,8 +229,7 @@ def _read_framing(fields: dict[bytes, bytes], version: bytes) -> tuple[int | Non
     if coding is None and length is None:
         return None, False
     if coding is None:
-        assert length is not None
-        return _read_length(length), False
+        return _read_length(length or b""), False
     if length is not None:
         # RFC 9112, section 6.3: "might indicate an attempt to perform request smuggling"
         raise BadRequest("Content-Length and Transfer-Encoding exclude each other.")
@@ -246,7 +265,7 @@ def _fault_of_request(head: bytes) -> GrooveError:
     """What is wrong with a head that the expression does not match."""
     found = _FORBIDDEN.search(head)
     if found is not None:
-        return _fault_of_byte(head, found)
+        return _fault_of_byte(found)
     line, *fields = head[:-4].split(b"\r\n")
     words = line.split(b" ")
     if len(words) != 3:  # noqa: PLR2004
@@ -281,7 +300,7 @@ def _fault_of_field(field: bytes) -> str | None:
     return None
 
 
-def _fault_of_byte(head: bytes, found: re.Match[bytes]) -> BadRequest:
+def _fault_of_byte(found: re.Match[bytes]) -> BadRequest:
     byte = found[0][0]
     what = {10: "a line feed without a carriage return", 13: "a carriage return by itself"}
     return BadRequest(

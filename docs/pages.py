@@ -40,9 +40,10 @@ PLAIN = {
 }
 
 
-def linked(name: str) -> str:
-    """A schema's name as a link to its entry."""
-    return f"[{name}](schemas.md#{name.lower()})"
+def linked(cls: type) -> str:
+    """A struct's name as a link to its entry."""
+    page = "events.md" if cls.__module__ == events.__name__ else "schemas.md"
+    return f"[{cls.__name__}]({page}#{cls.__name__.lower()})"
 
 
 def bounds(kind: Any) -> str:
@@ -63,7 +64,7 @@ def named(kind: Any) -> str:
     """A type in a reader's words, schemas as links."""
     match kind:
         case shape.StructType(cls=cls):
-            return linked(cls.__name__)
+            return linked(cls)
         case shape.ListType(item_type=item):
             return f"list of {named(item)}{bounds(kind)}"
         case shape.DictType(key_type=key, value_type=value):
@@ -134,6 +135,10 @@ def all_errors() -> list[type[errors.GrooveError]]:
 
 # The pages
 
+WIDTH = {"terminal_width": 90, "max_content_width": 90}
+BOUND = re.compile(r"^(MAX|MIN|DEFAULT)_|_(S|BYTES|EVENTS)$")
+EXIT = re.compile(r"EXIT_|INTERRUPTED|READER_LEFT|NS$")  # codes and units bound nothing
+
 
 def answer_name(kind: Any) -> str:
     """The type of a route's answer or body."""
@@ -185,7 +190,7 @@ def events_page() -> str:
         entry = struct_entry(cls)
         kind = shape.type_info(cls)
         parts.append(entry.replace("\n\n", f"\n\n`type`: `{getattr(kind, 'tag', '')}`\n\n", 1))
-    return "\n".join(parts).replace("(schemas.md#envelope)", "(#envelope)")
+    return "\n".join(parts)
 
 
 def errors_page() -> str:
@@ -212,24 +217,22 @@ def config_page() -> str:
     return f"# Config\n\n{intro.strip()}\n\n" + table(["setting", "default", "meaning"], rows)
 
 
-def commands(found: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    """A command and all beneath it, by the words that call them."""
-    yield path, found
+def commands(found: click.Command, parent: click.Context | None, name: str) -> Iterator[str]:
+    """The help of a command and of all beneath it."""
+    settings: dict[str, Any] = found.context_settings | WIDTH
+    context = click.Context(found, parent=parent, info_name=name, **settings)
+    yield f"## {context.command_path}\n\n```text\n{found.get_help(context).rstrip()}\n```\n"
     if isinstance(found, click.Group):
-        context = click.Context(found)
-        for name in found.list_commands(context):
-            sub = found.get_command(context, name)
+        for verb in found.list_commands(context):
+            sub = found.get_command(context, verb)
             if sub is not None and not sub.hidden:
-                yield from commands(sub, f"{path} {name}")
+                yield from commands(sub, context, verb)
 
 
 def cli_page() -> str:
     """The help of every verb."""
-    parts = ["# Command line\n\nExit codes are listed with the [errors](errors.md).\n"]
-    for path, found in commands(command, "groove-trio"):
-        context = click.Context(found, info_name=path, terminal_width=90, max_content_width=90)
-        parts.append(f"## {path}\n\n```text\n{found.get_help(context).rstrip()}\n```\n")
-    return "\n".join(parts)
+    head = "# Command line\n\nExit codes are listed with the [errors](errors.md).\n"
+    return "\n".join([head, *commands(command, None, "groove-trio")])
 
 
 def lifecycle_page() -> str:
@@ -265,7 +268,8 @@ def constants(path: Path, module: str) -> Iterator[list[str]]:
         reason = lines[node.lineno - 1].partition("  # ")[2]
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             reason = str(after.value.value)
-        yield [f"`{target.id}`", f"{value:,}".replace(",", " "), reason.replace("``", "`")]
+        if BOUND.search(target.id) or (reason and not EXIT.match(target.id)):
+            yield [f"`{target.id}`", f"{value:,}".replace(",", " "), reason.replace("``", "`")]
 
 
 def limits_page() -> str:

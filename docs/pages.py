@@ -219,7 +219,7 @@ def config_page() -> str:
 
 def commands(found: click.Command, parent: click.Context | None, name: str) -> Iterator[str]:
     """The help of a command and of all beneath it."""
-    settings: dict[str, Any] = found.context_settings | WIDTH
+    settings: dict[str, Any] = {**found.context_settings, **WIDTH}
     context = click.Context(found, parent=parent, info_name=name, **settings)
     yield f"## {context.command_path}\n\n```text\n{found.get_help(context).rstrip()}\n```\n"
     if isinstance(found, click.Group):

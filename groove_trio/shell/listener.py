@@ -3,10 +3,6 @@
 A connection is one task with one cancel scope, whose deadline moves with what the peer is waited
 for: the head, the body, the next request, the reading of our answer. While a handler works there
 is none. Whatever goes wrong on a connection ends that connection.
-
-When we end a conversation, our direction is closed first and the peer's rest is read away for a
-moment: closing a socket with unread input makes the kernel send a reset, and the peer would lose
-the answer that tells why.
 """
 
 from __future__ import annotations
@@ -20,12 +16,12 @@ from math import inf
 import trio
 
 from groove_trio.shell.door import Door, Place, dress
+from groove_trio.shell.linger import READ_BYTES, linger
 from groove_trio.wire.head import RequestHead
 from groove_trio.wire.http import CLOSED, NEED_DATA, Request, Response, ServerConnection, Upgrade
 from groove_trio.words.errors import Busy, Draining, GrooveError, RequestTimeout
 from groove_trio.words.schemas import Actor
 
-READ_BYTES = 65_536
 WRITE_BYTES = 4 * READ_BYTES
 
 ACCEPT_PAUSE_S = 0.1  # trio.serve_listeners waits as long when descriptors run out
@@ -228,8 +224,5 @@ class Connection:
         await self._door.upgrade(upgrade, self._stream, actor)
 
     async def _linger(self) -> None:
-        left = self._door.limits.linger_bytes
-        with trio.move_on_after(self._door.limits.linger_s):
-            await self._stream.send_eof()
-            while left > 0 and (data := await self._stream.receive_some(READ_BYTES)):
-                left -= len(data)
+        limits = self._door.limits
+        await linger(self._stream, seconds=limits.linger_s, max_bytes=limits.linger_bytes)

@@ -46,13 +46,13 @@ class ClientConnection:
         "_authority",
         "_body",
         "_eof",
+        "_framing",
         "_head",
         "_interims",
         "_left",
         "_machine",
         "_max_body",
         "_method",
-        "_pieces",
         "_searched",
         "_stage",
         "must_close",
@@ -67,8 +67,8 @@ class ClientConnection:
         self._eof = False
         self._stage = Stage.OURS
         self._head = heads.NO_ANSWER
-        self._body: ChunkedBody | UnboundedBody | None = None
-        self._pieces: list[bytes] = []
+        self._body = bytearray()
+        self._framing: ChunkedBody | UnboundedBody | None = None
         self._left = 0
         self._interims = 0
         self._method = ""
@@ -155,7 +155,7 @@ class ClientConnection:
         end = ahead.find(b"\r\n\r\n", self._searched)
         if end < 0:
             if ahead:
-                heads.check_unfinished(ahead)
+                heads.check_unfinished(ahead, self._searched)
                 self._searched = max(0, len(ahead) - 3)
             return False
         raw, self._ahead = ahead[: end + 4], ahead[end + 4 :]
@@ -180,9 +180,9 @@ class ClientConnection:
         elif self._method == "HEAD" or head.status in BODILESS:
             pass
         elif head.chunked:
-            self._body = ChunkedBody(self._max_body)
+            self._framing = ChunkedBody(self._max_body)
         elif head.length is None:
-            self._body = UnboundedBody(self._max_body)
+            self._framing = UnboundedBody(self._max_body)
         elif head.length > self._max_body:
             detail = f"The answer is larger than {self._max_body} bytes."
             raise PayloadTooLarge(detail, limit=self._max_body)
@@ -192,25 +192,25 @@ class ClientConnection:
     def _read_body(self) -> bool:
         """Takes what belongs to the body off what is ahead, and tells h11 of its end."""
         data, self._ahead = self._ahead, b""
-        match self._body:
-            case ChunkedBody() as body:
-                rest = body.take(data)
+        match self._framing:
+            case ChunkedBody() as chunks:
+                rest = chunks.take(data)
                 if rest is None:
                     return False
                 self._ahead = rest
                 self._machine.receive_data(b"0\r\n\r\n")
-                self._pieces = [body.whole()]
-            case UnboundedBody() as body:
-                body.take(data)
+                self._body = chunks.body
+            case UnboundedBody() as remainder:
+                remainder.take(data)
                 if not self._eof:
                     return False
                 self._machine.receive_data(b"")
-                self._pieces = [body.whole()]
+                self._body = remainder.body
             case None:
                 if not self._take_piece(data):
                     return False
         self._machine.next_event()
-        self._body = None
+        self._framing = None
         self._stage = Stage.WHOLE
         return True
 
@@ -218,15 +218,15 @@ class ClientConnection:
         piece, self._ahead = data[: self._left], data[self._left :]
         if piece:
             self._left -= len(piece)
-            self._pieces.append(piece)
+            self._body += piece
             self._machine.receive_data(piece)
             self._machine.next_event()
         return not self._left
 
     def _deliver(self) -> Response | Switched:
         head = self._head
-        response = Response(head.status, head.headers, b"".join(self._pieces))
-        self._pieces = []
+        response = Response(head.status, head.headers, bytes(self._body))
+        self._body = bytearray()
         if head.status == _SWITCHING:
             trailing = self._ahead
             self._end()
@@ -242,5 +242,5 @@ class ClientConnection:
         self.must_close = True
         self._stage = Stage.CLOSED
         self._ahead = b""
-        self._pieces = []
-        self._body = None
+        self._body = bytearray()
+        self._framing = None

@@ -172,13 +172,18 @@ def read_response(head: bytes) -> ResponseHead:
     return ResponseHead(int(status), version.decode(), headers, length, chunked)
 
 
-def check_unfinished(start: bytes) -> None:
+def check_unfinished(start: bytes, checked: int) -> None:
     """Checks the beginning of a head whose end has not come, so that no one waits for it in vain.
+
+    Args:
+        start: What has come of the head.
+        checked: How much of it was checked before, less a few bytes; else a head that comes
+            byte by byte would cost the square of its length.
 
     Raises:
         GrooveError: It can no longer become a good head.
     """
-    found = _FORBIDDEN.search(start)
+    found = _FORBIDDEN.search(start, checked)
     if found is not None:
         raise _fault_of_byte(found)
     if len(start) > MAX_LINE:

@@ -71,6 +71,7 @@ class ServerConnection:
 
     __slots__ = (
         "_ahead",
+        "_body",
         "_chunks",
         "_eof",
         "_head",
@@ -78,7 +79,6 @@ class ServerConnection:
         "_last",
         "_left",
         "_max_body",
-        "_pieces",
         "_raw",
         "_searched",
         "_stage",
@@ -94,7 +94,7 @@ class ServerConnection:
         self._raw = b""  # the head of a request that h11 will be asked about
         self._head = heads.NO_HEAD
         self._chunks: ChunkedBody | None = None
-        self._pieces: list[bytes] = []
+        self._body = bytearray()
         self._left = 0
         self._interim = False
         self._last = False
@@ -192,7 +192,7 @@ class ServerConnection:
         end = ahead.find(b"\r\n\r\n", self._searched)
         if end < 0:
             if ahead:
-                heads.check_unfinished(ahead)
+                heads.check_unfinished(ahead, self._searched)
                 self._searched = max(0, len(ahead) - 3)
             return False
         raw, self._ahead = ahead[: end + 4], ahead[end + 4 :]
@@ -216,12 +216,12 @@ class ServerConnection:
             self._ahead = rest or b""
             if rest is None:
                 return False
-            self._pieces = [self._chunks.whole()]
+            self._body = self._chunks.body
             self._chunks = None
         else:
-            self._pieces.append(ahead[: self._left])
+            self._body += ahead[: self._left]
             self._ahead = ahead[self._left :]
-            self._left -= len(self._pieces[-1])
+            self._left -= len(ahead) - len(self._ahead)
             if self._left:
                 return False
         self._stage = Stage.WHOLE
@@ -229,8 +229,8 @@ class ServerConnection:
 
     def _deliver(self) -> Request | Upgrade:
         head = self._head
-        body = b"".join(self._pieces)
-        self._pieces = []
+        body = bytes(self._body)
+        self._body = bytearray()
         if self._raw:
             self._last = not self._ask_h11(body)
         self._stage = Stage.OURS
@@ -259,5 +259,5 @@ class ServerConnection:
         self.must_close = True
         self._stage = Stage.CLOSED
         self._ahead = b""
-        self._pieces = []
+        self._body = bytearray()
         self._chunks = None

@@ -3,8 +3,6 @@
 Usage: echo_server.py HOST PORT; port 0 takes any free one. Prints where it listens.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 
@@ -20,17 +18,16 @@ from groove_trio.wire.ws import BytesMessage, Closed, Ping, ServerSocket, TextMe
 from groove_trio.words.schemas import Actor
 
 PLAIN = ((b"content-type", b"text/plain"),)
-LARGE = partial(ServerSocket, max_message=2**25, max_fragments=100_000)  # the daemon's own: less
+large = partial(ServerSocket, max_message=2**25, max_fragments=100_000)  # the daemon's own: less
 
 
 async def hello(_request: Request, _actor: Actor) -> Response:
-    return Response(200, PLAIN, b"hello, a WebSocket would hear its echo\n")
+    return Response(200, PLAIN, b"hello\n")
 
 
 async def echo(upgrade: Upgrade, stream: trio.abc.HalfCloseableStream, _: Actor) -> None:
-    socket = LARGE(upgrade.request, upgrade.trailing, deflate=True)
+    socket = large(upgrade.request, upgrade.trailing, deflate=True)
     await stream.send_all(socket.accept())
-    event = None
     while True:
         for event in socket.events():
             match event:
@@ -40,8 +37,8 @@ async def echo(upgrade: Upgrade, stream: trio.abc.HalfCloseableStream, _: Actor)
                     await stream.send_all(socket.send_bytes(data))
                 case Ping(reply=reply) | Closed(reply=reply):
                     await stream.send_all(reply)
-        if isinstance(event, Closed):
-            return await linger(stream, seconds=1, max_bytes=2**20)
+            if isinstance(event, Closed):
+                return await linger(stream, seconds=1, max_bytes=2**20)
         socket.receive(await stream.receive_some(65536))
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import websockets.typing
 import websockets.asyncio.client
 import websockets.exceptions
+import websockets.typing
 
 EVIL = websockets.typing.Origin("http://evil.example")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "echo_server.py"
@@ -49,9 +49,7 @@ def test_everything_comes_back(address: str, compression: str | None) -> None:
 def test_a_foreign_page_hears_nothing(address: str) -> None:
     async def talk() -> None:
         with pytest.raises(websockets.exceptions.InvalidMessage):
-            await websockets.asyncio.client.connect(
-                f"ws://{address}/", origin="http://evil.example"
-            )
+            await websockets.asyncio.client.connect(f"ws://{address}/", origin=EVIL)
 
     asyncio.run(asyncio.wait_for(talk(), 30))
 

@@ -94,7 +94,11 @@ class Feed:
         """
         after = "" if self.seq is None else f"?after={self.seq}"
         self._wire = await _open_wire(self._locate(), f"/ws{after}")
-        await self._take(self._wire)  # the first events may have come with the answer
+        try:
+            await self._take(self._wire)  # the first events may have come with the answer
+        except BaseException:
+            await self._drop()
+            raise
 
     async def aclose(self) -> None:
         """Closes the connection, without waiting for the daemon's farewell. May be repeated."""

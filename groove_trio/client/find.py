@@ -15,6 +15,7 @@ from groove_trio.words.errors import BadRequest, Unreachable, shown
 STATE = ".groove"
 MAX_FACTS = 65_536  # bytes; daemon.json is a few hundred
 HTTP_PORT = 80
+_NOT_FACTS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _LISTENING = "0A"  # TCP_LISTEN of the kernel's include/net/tcp_states.h, as /proc/net/tcp has it
 
 
@@ -100,8 +101,8 @@ def _published(project: Path) -> Address | None:
         with (project / STATE / "daemon.json").open("rb") as file:
             facts = json.loads(file.read(MAX_FACTS))
         return None if _is_gone(facts) else parse_url(facts["url"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, BadRequest):
-        return None
+    except (*_NOT_FACTS, OSError, BadRequest):
+        return None  # not what a daemon writes
 
 
 def _is_gone(facts: dict[str, object]) -> bool:

@@ -18,7 +18,7 @@ MAX_CHUNK_SPARE = 16 * 1024  # extension bytes in one body, as Go's net/http and
 MAX_TRAILER = 8190  # bytes of all trailer lines; as one header line
 _LINE_ALLOWED = 16  # bytes of a chunk line that are not counted as spare; Go's net/http
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*+;[^\x00-\x08\x0a-\x1f\x7f]*+)?")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\x00-\x08\x0a-\x1f\x7f]*+)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\x0a-\x1f\x7f]*+")
 
 

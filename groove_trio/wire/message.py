@@ -19,7 +19,8 @@ Fields = tuple[tuple[bytes, bytes], ...]
 BODILESS = frozenset({204, 304})  # RFC 9110, sections 15.3.5 and 15.4.5
 CACHED_HEADS = 256  # different heads that are kept ready; a server has a few per route
 
-_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
@@ -118,9 +119,9 @@ def prepare_head(status: int, headers: Fields) -> tuple[bytes, bool]:
         others = [member for member in members if member != b"close"]
         kept = [(name, value) for name, value in kept if name.lower() != b"connection"]
         kept += [(b"Connection", b", ".join(others))] if others else []
-    block = b"".join([b"%b: %b\r\n" % field for field in kept])
-    if not _BLOCK.fullmatch(block):
+    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in kept):
         raise GrooveError("A header field of the answer is not valid.")
+    block = b"".join([b"%b: %b\r\n" % field for field in kept])
     return b"HTTP/1.1 %d %b\r\n%b" % (status, _REASONS.get(status, b""), block), close
 
 

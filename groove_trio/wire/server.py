@@ -36,8 +36,6 @@ MAX_AHEAD = 256 * 1024  # bytes held that no event has used: a head, a read, pip
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_NOTHING = (b"", b"\r\n")
-
 
 class ServerConnection:
     """The server's side of one connection.
@@ -81,6 +79,7 @@ class ServerConnection:
         "_max_body",
         "_raw",
         "_searched",
+        "_skipped",
         "_stage",
         "must_close",
     )
@@ -89,6 +88,7 @@ class ServerConnection:
         self._max_body = max_body
         self._ahead = b""
         self._searched = 0
+        self._skipped = False  # whether an empty line came before this request
         self._eof = False
         self._stage = Stage.HEAD
         self._raw = b""  # the head of a request that h11 will be asked about
@@ -135,7 +135,7 @@ class ServerConnection:
         """
         try:
             if self._stage is Stage.HEAD and not self._read_head():
-                return self._starve(clean=self._ahead in _NOTHING)
+                return self._starve(clean=not self._ahead)
             if self._stage is Stage.BODY and not self._read_body():
                 return self._starve(clean=False)
             if self._stage is Stage.WHOLE:
@@ -186,8 +186,11 @@ class ServerConnection:
     def _read_head(self) -> bool:
         """Cuts a whole head off what is ahead and has it checked; False while it is not whole."""
         ahead = self._ahead
-        if ahead[:2] == b"\r\n" and len(ahead) > 2:  # noqa: PLR2004
+        while ahead[:2] == b"\r\n":
             # RFC 9112, section 2.2: ignore at least one empty line before a request
+            if self._skipped:
+                raise BadRequest("There is more than one empty line before the request.")
+            self._skipped = True
             self._ahead = ahead = ahead[2:]
         end = ahead.find(b"\r\n\r\n", self._searched)
         if end < 0:
@@ -197,6 +200,7 @@ class ServerConnection:
             return False
         raw, self._ahead = ahead[: end + 4], ahead[end + 4 :]
         self._searched = 0
+        self._skipped = False
         self._head = head = heads.read_request(raw, self._max_body)
         self._raw = b"" if head.ordinary else raw
         self._chunks = ChunkedBody(self._max_body) if head.chunked else None

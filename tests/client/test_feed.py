@@ -56,7 +56,7 @@ Told = Callable[[Subscriber], None]
 
 @pytest.fixture
 def feeding(peer: Any, talk: Any) -> Callable[..., Any]:
-    """Makes a peer whose n-th connection is idle (the client's own) or told events by a function."""
+    """Makes a peer: its first connection is idle, each further one is told events by a function."""
 
     def make(*tellers: Told) -> Any:
         def behaviour(teller: Told) -> Callable[[socket.socket], None]:

@@ -81,9 +81,20 @@ def test_address_of_a_recycled_pid_is_not_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '{"url": 5, "pid": 1}', '{"url": "http://h:1", "pid": "x"}',
-             '{"url": "http://h:1", "pid": null, "startTicks": 1}', "[" * 100_000, "\0"]
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"url": 5, "pid": 1}',
+        '{"url": "http://h:1", "pid": "x"}',
+        '{"url": "http://h:1", "pid": null, "startTicks": 1}',
+        "[" * 100_000,
+        "\0",
+    ],
+)
 def test_address_of_a_broken_file_is_no_address(tmp_path: Path, text: str) -> None:
     (tmp_path / ".groove").mkdir()
     (tmp_path / ".groove" / "daemon.json").write_text(text)

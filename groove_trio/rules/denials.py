@@ -7,9 +7,12 @@ stable, for a record.
 
 from __future__ import annotations
 
-from groove_trio.words.errors import shown
-from groove_trio.words.schemas import AgentId, Denied, Lease
+import re
 
+from groove_trio.words.errors import shown
+from groove_trio.words.schemas import MAX_PATH, AgentId, Denied, Lease
+
+_PLAIN = re.compile(r"\A[A-Za-z0-9_./@+-]+\Z")
 _ASK_OWNER = "Ask the user who runs the daemon."
 
 
@@ -20,6 +23,16 @@ def unknown_agent(path: str, agent: str) -> Denied:
         rule="unknown agent",
         reason=f"No agent {shown(agent)} is known.",
         way_out="Use the id in GROOVE_AGENT, or spawn the agent first.",
+    )
+
+
+def unknown_operation(path: str, operation: str) -> Denied:
+    """Nobody knows what it would do."""
+    return Denied(
+        path=path,
+        rule="unknown operation",
+        reason=f"No operation {shown(operation)} is known.",
+        way_out="Knock with read, write, create, delete, rename or metadata.",
     )
 
 
@@ -50,7 +63,7 @@ def unowned(path: str) -> Denied:
         path=path,
         rule="nobody's scope",
         reason=f"{what} not in your scope; it is in nobody's.",
-        way_out=f"Declare a lease: groove-trio declare {path or 'PATH'}",
+        way_out=f"Declare a lease: groove-trio declare {_argument(path)}",
     )
 
 
@@ -136,3 +149,9 @@ def crowded(path: str) -> Denied:
         reason="Too many knocks wait for an answer.",
         way_out="Try again shortly.",
     )
+
+
+def _argument(path: str) -> str:
+    if not path:
+        return "PATH"
+    return path if _PLAIN.match(path) else shown(path, MAX_PATH)

@@ -1,0 +1,479 @@
+"""The knock broker: one task owns the lock table, fed by one bounded channel.
+
+Callers put a request into the channel and park; the task drains up to `BATCH` of them, decides
+each, writes one batch into the audit log, and only then wakes the callers. So a granted knock
+is in the log before it is known, two requests never see half of each other, and 200 callers
+cost one write. The task never waits for a disk: who needs his record durable before he may
+know the answer (denials, every change) waits for the log in his own task.
+
+Whatever goes wrong ends as a denial: an unknown agent, a path that can't be decided, a log that
+can't be written, a queue that ended. A caller who is gone when his request comes up is passed
+over; one who goes after his change was made gives it back in the same step in which he learns
+that he is cancelled, so no scope and no lease is held for nobody.
+
+Leases are also saved in a file, which the same kind of task writes that syncs the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from groove_trio.rules import denials
+from groove_trio.rules.chain import AGENT_SPAWN, KNOCK_DENIED, KNOCK_GRANTED
+from groove_trio.rules.locks import Declared, LockTable
+from groove_trio.rules.scopes import Scope
+from groove_trio.shell.audit import AuditLog
+from groove_trio.shell.changes import Changes, Outcome
+from groove_trio.shell.judge import Judge
+from groove_trio.shell.leasefile import LeaseFile
+from groove_trio.shell.slots import ChangeRequest, KnockRequest, Request
+from groove_trio.words.clock import NS
+from groove_trio.words.errors import AuditUnavailable, BadRequest, Draining, OutOfResources, shown
+from groove_trio.words.events import AnyEvent, KnockDecided
+from groove_trio.words.schemas import (
+    DEFAULT_LEASE_S,
+    MAX_LEASE_PATHS,
+    MAX_LEASE_S,
+    MIN_LEASE_S,
+    OWNER,
+    Actor,
+    AgentId,
+    AuditEntry,
+    Decision,
+    Denied,
+    Explanation,
+    Granted,
+    Knock,
+    Lease,
+    LocksView,
+)
+
+CAPACITY = 64  # design.md, section 6
+BATCH = 64  # `receive_nowait` takes from blocked senders too, so draining needs its own bound
+MAX_REASON = 500  # as in `DeclareRequest`
+_RETRY_S = 1.0  # between attempts to record that leases ran out
+_LOOK_S = 60.0  # the wall clock may be set while we wait for a lease to run out
+_SAVE_S = 5.0
+
+T = TypeVar("T")
+
+
+class Broker:
+    """Answers knocks and changes who holds what.
+
+    Args:
+        root: The project root, symlinks resolved.
+        audit: The open log.
+        publish: Takes the events; does not wait.
+        leases: The file in which leases outlive the daemon.
+        clock: Nanoseconds since the epoch.
+        wanted: Whether anyone wants the event of a knock; if not, it is not built.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        audit: AuditLog,
+        publish: Callable[[AnyEvent], None],
+        leases: Path,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._audit = audit
+        self._publish = publish
+        self._clock = clock
+        self._wanted = wanted
+        self._table = LockTable()
+        self._root = root
+        self._judge = Judge(str(root), self._table)
+        self._file = LeaseFile(leases, self._table.leases)
+        self._changes = Changes(self._judge, self._table, audit, self._file, publish, clock)
+        self._send, self._receive = trio.open_memory_channel[Request](CAPACITY)
+
+    # The task
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Answers requests until `close` was called and all that were made are answered.
+
+        However it ends, nobody stays parked: what is not answered is refused.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._file.run)
+            task_status.started()
+            try:
+                await self._serve()
+            finally:
+                self.close()
+                self._refuse_rest()
+            with trio.move_on_after(_SAVE_S), suppress(OSError):
+                await self._file.saved()
+            nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Takes no more requests; those already made are answered. May be repeated."""
+        self._send.close()
+
+    async def _serve(self) -> None:
+        while True:
+            recorded = self._changes.expire()
+            wait_s = self._until_expiry(recorded=recorded)
+            try:
+                if wait_s is None:
+                    batch = [await self._receive.receive()]
+                else:
+                    batch = []
+                    with trio.move_on_after(wait_s):
+                        batch.append(await self._receive.receive())
+            except trio.EndOfChannel:
+                return
+            with suppress(trio.WouldBlock, trio.EndOfChannel):
+                while batch and len(batch) < BATCH:
+                    batch.append(self._receive.receive_nowait())
+            self._handle(batch)
+
+    def _until_expiry(self, *, recorded: bool) -> float | None:
+        expiry = self._table.leases.next_expiry()
+        if expiry is None:
+            return None
+        wait_s = (expiry - self._clock()) / NS
+        return min(max(wait_s, 0.0 if recorded else _RETRY_S), _LOOK_S)
+
+    def _refuse_rest(self) -> None:
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                request = self._receive.receive_nowait()
+                if isinstance(request, KnockRequest):
+                    request.decision = denials.closing(request.knock.path)
+                elif isinstance(request, ChangeRequest):
+                    request.fault = Draining()
+                request.wake()
+        self._receive.close()
+
+    def _handle(self, batch: list[Request]) -> None:
+        """Handles requests in their order; knocks between two changes share a write."""
+        knocks: list[KnockRequest] = []
+        try:
+            for request in batch:
+                if request.gone:
+                    continue
+                if isinstance(request, KnockRequest):
+                    knocks.append(request)
+                elif isinstance(request, ChangeRequest):
+                    self._answer(knocks)
+                    knocks = []
+                    self._perform(request)
+            self._answer(knocks)
+        finally:
+            for request in batch:  # if this broke, its callers must not stay parked
+                if not request.answered:
+                    request.wake()
+
+    def _perform(self, request: ChangeRequest[Any]) -> None:
+        try:
+            request.outcome = request.act()
+        except Exception as fault:  # noqa: BLE001 - it is the caller's, and raised there
+            request.fault = fault
+        request.wake()
+
+    def _answer(self, knocks: list[KnockRequest]) -> None:
+        if not knocks:
+            return
+        now = self._clock()
+        entries = []
+        for request in knocks:
+            request.decision = decision = self._judge.decide(request.knock, now)
+            entries.append(_entry_of(request.knock, decision))
+        try:
+            seq = self._audit.append(entries) - len(entries)
+        except AuditUnavailable as error:
+            for request in knocks:
+                path = self._judge.told(request.knock.path)
+                request.decision = denials.unrecorded(path, error.detail)
+        else:
+            for request in knocks:
+                seq += 1
+                request.seq = seq
+        wanted = self._wanted()
+        for request in knocks:
+            if wanted and request.seq and request.decision is not None:
+                self._publish(_event_of(request.knock, request.decision))
+            request.wake()
+
+    # Knocks
+
+    async def knock(self, knock: Knock) -> Decision:
+        """Answers a knock; waits for room in the queue. Always checkpoints.
+
+        Granted knocks are written before this returns, denied ones are on disk. Raises nothing
+        but cancellation: whatever can't be decided or recorded is `Denied`.
+        """
+        knock = self._judge.plain(knock)
+        request = KnockRequest(knock)
+        try:
+            try:
+                self._send.send_nowait(request)
+            except trio.WouldBlock:
+                await self._send.send(request)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return await self._deny(knock, denials.closing(knock.path))
+        return await self._decision_of(request)
+
+    async def knock_nowait(self, knock: Knock) -> Decision:
+        """Answers a knock, or denies it at once when the queue is full. Always checkpoints."""
+        knock = self._judge.plain(knock)
+        request = KnockRequest(knock)
+        try:
+            self._send.send_nowait(request)
+        except trio.WouldBlock:
+            return await self._deny(knock, denials.crowded(knock.path))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return await self._deny(knock, denials.closing(knock.path))
+        return await self._decision_of(request)
+
+    async def _decision_of(self, request: KnockRequest) -> Decision:
+        await request.wait()
+        decision = request.decision
+        if isinstance(decision, Denied):
+            return await self._recorded(decision, request.seq) if request.seq else decision
+        if decision is None or not request.seq:  # the task broke before this was in the log
+            return self._judge.fit(denials.closing(request.knock.path))
+        return decision
+
+    async def _deny(self, knock: Knock, denied: Denied) -> Denied:
+        """A denial that the task takes no part in."""
+        denied = self._judge.fit(denied)
+        try:
+            seq = self._audit.append([_entry_of(knock, denied)])
+        except AuditUnavailable:
+            await trio.lowlevel.checkpoint()
+            return denied
+        return await self._recorded(denied, seq)
+
+    async def _recorded(self, denied: Denied, seq: int) -> Denied:
+        try:
+            await self._audit.durable(seq)
+        except AuditUnavailable as error:
+            return denials.unrecorded(denied.path, error.detail)
+        return denied
+
+    # Changes
+
+    async def reserve(  # noqa: PLR0917 - what is recorded of an agent
+        self,
+        agent: AgentId,
+        name: str,
+        scope: Scope,
+        cwd: str,
+        actor: Actor,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        action: str = AGENT_SPAWN,
+    ) -> None:
+        """Takes a scope for an agent, exclusively; recorded on disk when this returns.
+
+        Taking the same scope again for the same agent only records it. If cancelled, the
+        scope is given back.
+
+        Args:
+            agent: For whom.
+            name: What it goes by in denials.
+            scope: What it may write; an empty one makes a read-only agent known.
+            cwd: Its working directory, resolved; relative to the root, or absolute.
+            actor: Who asked for it.
+            detail: What to record beside name and scope.
+            action: What to record it as: ``agent.spawn`` or ``agent.restore``.
+
+        Raises:
+            ScopeOverlap: Another agent holds a path of it, by scope or lease.
+            AuditUnavailable: It could not be recorded; the scope is not held.
+            Draining: The daemon is shutting down.
+        """
+        place = str(self._root / cwd)
+
+        def act() -> Outcome[bool]:
+            return self._changes.reserve(agent, name, scope, place, actor, action, detail or {})
+
+        request = await self._ask(act)
+        try:
+            await self._settled(request)
+        except BaseException:
+            if request.outcome is not None and request.outcome.value:
+                self._changes.undo_reserve(agent, request.outcome.seq)
+            raise
+
+    async def release(self, agent: AgentId, actor: Actor, why: str) -> list[Lease]:
+        """Frees an agent's scope and leases; returns those. May be repeated.
+
+        Raises:
+            AuditUnavailable: It could not be recorded. If `view` still shows the agent,
+                nothing changed.
+            Draining: The daemon is shutting down.
+        """
+        return await self._change(lambda: self._changes.release(agent, actor, why)) or []
+
+    async def rename(self, agent: AgentId, name: str, actor: Actor) -> None:
+        """Changes the name under which others hear of an agent.
+
+        Raises:
+            UnknownAgent: It holds no scope.
+            AuditUnavailable, Draining: As `release`.
+        """
+        await self._change(lambda: self._changes.rename(agent, name, actor))
+
+    async def declare(
+        self,
+        agent: AgentId,
+        paths: Sequence[str],
+        ttl_s: float = DEFAULT_LEASE_S,
+        reason: str = "",
+        actor: Actor = OWNER,
+    ) -> Lease:
+        """Takes a lease on paths that no other agent holds; on disk when this returns.
+
+        A path that is a directory, or ends in a slash, stands for all beneath it. Declaring
+        what the agent leases already renews it. If cancelled, the lease is given back.
+
+        Args:
+            agent: For whom.
+            paths: Absolute, or relative to the agent's working directory.
+            ttl_s: Seconds until it ends by itself.
+            reason: For others to read.
+            actor: Who asks.
+
+        Raises:
+            Locked: Another agent holds one of the paths; owner, resource and expiry are told.
+            NotAllowed: A path is protected, or the agent leases too many.
+            OutsideProject, BadRequest: A path is outside, or can't be decided.
+            UnknownAgent: It holds no scope.
+            AuditUnavailable, OutOfResources, Draining: The lease is not held.
+        """
+        _check_lease(paths, ttl_s, reason)
+        request = await self._ask(lambda: self._changes.declare(agent, paths, ttl_s, reason, actor))
+        try:
+            declared = await self._settled(request)
+            await self._saved()
+        except BaseException:
+            outcome: Outcome[Declared] | None = request.outcome
+            if outcome is not None and outcome.value is not None:
+                self._changes.undo_declare(outcome.value, outcome.seq)
+            raise
+        return declared.lease
+
+    async def complete(
+        self, agent: AgentId, lease: str | None = None, actor: Actor = OWNER
+    ) -> list[Lease]:
+        """Gives back one lease of an agent, or all; returns those.
+
+        Raises:
+            UnknownLease: The agent holds no such lease.
+            UnknownAgent: It holds no scope.
+            AuditUnavailable, Draining: As `release`.
+        """
+        return await self._change(lambda: self._changes.complete(agent, lease, actor)) or []
+
+    async def restore_leases(self) -> None:
+        """Takes up the leases of the run before; the agents' scopes must be reserved by now.
+
+        Raises:
+            UnsafeState: Their file has the wrong owner, mode, type or content.
+            AuditUnavailable: That some could not be taken up was not recorded.
+        """
+        leases = await trio.to_thread.run_sync(self._file.load)
+        await self._change(lambda: Outcome(self._changes.restore(leases)))
+
+    async def _change(self, act: Callable[[], Outcome[T]]) -> T | None:
+        request = await self._ask(act)
+        await self._settled(request)
+        return request.outcome.value if request.outcome is not None else None
+
+    async def _ask(self, act: Callable[[], Outcome[T]]) -> ChangeRequest[T]:
+        """Has the task perform a change; if cancelled before, it is not performed."""
+        request = ChangeRequest(act)
+        try:
+            await self._send.send(request)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise Draining from None
+        await request.wait()
+        if request.fault is not None:
+            raise request.fault
+        return request
+
+    async def _settled(self, request: ChangeRequest[T]) -> T:
+        """Waits until what was done is on disk; the value, or the refusal raised."""
+        outcome = request.outcome
+        if outcome is None:
+            raise Draining
+        await self._audit.durable(outcome.seq)
+        if outcome.refusal is not None:
+            raise outcome.refusal
+        return outcome.value  # type: ignore[return-value]  # no refusal, so there is a value
+
+    async def _saved(self) -> None:
+        try:
+            await self._file.saved()
+        except OSError as error:
+            raise OutOfResources(
+                "The lease could not be saved, so it is not held.", errno=str(error.errno)
+            ) from error
+
+    # Views
+
+    async def explain(self, path: str) -> Explanation:
+        """Says who may write a path, relative to the root or absolute. Always checkpoints.
+
+        Raises:
+            BadRequest: It can't be decided where it leads.
+        """
+        await trio.lowlevel.checkpoint()
+        return self._judge.explain(path, self._clock())
+
+    def view(self) -> LocksView:
+        """Who holds what now."""
+        return self._table.view()
+
+
+def _entry_of(knock: Knock, decision: Decision) -> AuditEntry:
+    return AuditEntry(
+        actor=knock.actor,
+        action=KNOCK_GRANTED if type(decision) is Granted else KNOCK_DENIED,
+        agent=knock.agent,
+        detail={
+            "operation": knock.operation,
+            "path": decision.path,
+            "rule": decision.rule,
+            "source": knock.source,
+            "tool": knock.tool,
+        },
+    )
+
+
+def _event_of(knock: Knock, decision: Decision) -> KnockDecided:
+    return KnockDecided(
+        id=knock.agent,
+        operation=knock.operation,
+        source=knock.source,
+        tool=knock.tool,
+        decision=decision,
+    )
+
+
+def _check_lease(paths: Sequence[str], ttl_s: float, reason: str) -> None:
+    """The bounds of `DeclareRequest`, for callers that did not come by the wire."""
+    if not 1 <= len(paths) <= MAX_LEASE_PATHS:
+        raise BadRequest(
+            f"A lease is on 1 to {MAX_LEASE_PATHS} paths, not {len(paths)}.", field="paths"
+        )
+    if not MIN_LEASE_S <= ttl_s <= MAX_LEASE_S:  # also refuses NaN
+        raise BadRequest(
+            f"A lease lasts {MIN_LEASE_S} to {MAX_LEASE_S} seconds, not {shown(ttl_s)}.",
+            field="ttlS",
+        )
+    if len(reason) > MAX_REASON:
+        raise BadRequest(f"A reason has at most {MAX_REASON} characters.", field="reason")

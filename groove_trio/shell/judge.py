@@ -1,0 +1,191 @@
+"""From a knock to a decision: resolves the path, then asks the lock table.
+
+Everything that can't be decided is denied here, so that what comes out is always a decision.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import msgspec
+
+from groove_trio.rules import denials
+from groove_trio.rules.chain import legible
+from groove_trio.rules.locks import LockTable
+from groove_trio.shell.paths import resolve
+from groove_trio.words.errors import BadRequest, OutsideProject
+from groove_trio.words.schemas import (
+    MAX_NAME,
+    MAX_PATH,
+    AgentId,
+    Decision,
+    Denied,
+    Explanation,
+    Granted,
+    Knock,
+    Operation,
+)
+
+D = TypeVar("D", Granted, Denied, Decision)
+
+HIDDEN_AT_HOME = (
+    ".ssh",
+    ".aws",
+    ".azure",
+    ".gnupg",
+    ".kube",
+    ".docker/config.json",
+    ".config/gcloud",
+    ".config/gh",
+    ".config/groove-trio",
+    ".git-credentials",
+    ".local/share/keyrings",
+    ".netrc",
+    ".npmrc",
+    ".password-store",
+    ".pypirc",
+)
+"""Where programs keep secrets: reads are denied; design.md, section 10."""
+
+MAX_TOOL = 200  # as in `KnockRequest`
+_OPERATIONS = frozenset(get_args(Operation))
+_ON_THE_NAME = frozenset({"delete", "rename"})  # done to a link itself, not to its target
+
+
+class Judge:
+    """Decides knocks for agents whose working directories it knows. Does not checkpoint.
+
+    Args:
+        root: The project root: absolute, without links.
+        table: Who holds what.
+        hidden: Absolute names of files and directories whose content agents must not read.
+
+    Attributes:
+        cwds: The agents' absolute working directories.
+    """
+
+    def __init__(self, root: str, table: LockTable, hidden: Iterable[str] | None = None) -> None:
+        self.root = root
+        self.cwds: dict[AgentId, str] = {}
+        self._table = table
+        self._hidden = tuple(_at_home() if hidden is None else hidden)
+        self._hidden_here = any(name.startswith(f"{root.rstrip('/')}/") for name in self._hidden)
+
+    def decide(self, knock: Knock, now: int) -> Decision:
+        """Decides one knock; never raises."""
+        try:
+            return self.fit(self._decide(knock, now))
+        except Exception as error:  # noqa: BLE001 - a knock is denied, whatever is wrong with it
+            return denials.undecided(self.told(knock.path), f"It failed: {error!r:.200}.")
+
+    def _decide(self, knock: Knock, now: int) -> Decision:
+        agent, operation, asked = knock.agent, knock.operation, knock.path
+        if operation not in _OPERATIONS:
+            return denials.unknown_operation(asked, operation)
+        cwd = self.cwds.get(agent)
+        if cwd is None:
+            return denials.unknown_agent(asked, agent)
+        try:
+            path = resolve(self.root, cwd, asked, follow=operation not in _ON_THE_NAME)
+        except OutsideProject as error:
+            where = str(error.fields["resolved"])
+            if operation != "read":
+                return denials.outside(asked, where)
+            return self._hidden_by(asked, where) or Granted(path=where, rule="read in the system")
+        except BadRequest as error:
+            return denials.undecided(asked, error.detail)
+        if self._hidden_here and operation == "read":
+            refusal = self._hidden_by(path, f"{self.root}/{path}")
+            if refusal is not None:
+                return refusal
+        deep = operation in _ON_THE_NAME and self._takes_more(operation, path)
+        return self._table.decide(agent, operation, path, now, deep=deep)
+
+    def _hidden_by(self, path: str, where: str) -> Denied | None:
+        for name in self._hidden:
+            if where == name or where.startswith(f"{name}/"):
+                return denials.hidden(path, name)
+        return None
+
+    def _takes_more(self, operation: Operation, path: str) -> bool:
+        """Whether something may lie beneath that goes with it.
+
+        What a rename makes anew may be a directory: its source is asked for in another knock.
+        """
+        try:
+            return stat.S_ISDIR(os.lstat(f"{self.root}/{path}").st_mode)
+        except OSError:
+            return operation == "rename"
+
+    def claims(self, agent: AgentId, paths: Iterable[str]) -> list[str]:
+        """The claims that a lease on `paths` makes, resolved; a directory's ends in a slash.
+
+        A directory is meant where one is there or where the path ends in a slash.
+
+        Raises:
+            BadRequest: A path can't be decided, leads outside, or is not UTF-8.
+        """
+        claims = []
+        for path in paths:
+            name = resolve(self.root, self.cwds[agent], path)
+            if legible(name) != name:
+                raise BadRequest("A lease is on names that are UTF-8.", field="paths")
+            directory = path.endswith("/") or os.path.isdir(f"{self.root}/{name}")
+            claims.append(f"{name}/" if directory else name)
+        return claims
+
+    def explain(self, path: str, now: int) -> Explanation:
+        """Who may write a path, given relative to the root or absolute.
+
+        Raises:
+            BadRequest: It can't be decided where it leads.
+        """
+        try:
+            name = resolve(self.root, self.root, path)
+        except OutsideProject as error:
+            where = legible(str(error.fields["resolved"]))
+            there = self._table.explain("", now, exists=os.path.lexists(where))
+            return msgspec.structs.replace(
+                there, path=where, inside=False, summary="It is outside the project; no agent may."
+            )
+        exists = os.path.lexists(f"{self.root}/{name}")
+        told = self._table.explain(name, now, exists=exists)
+        return msgspec.structs.replace(told, path=legible(name))
+
+    def plain(self, knock: Knock) -> Knock:
+        """The knock with texts that fit into a record and an event; most are as they are."""
+        agent, tool, operation = knock.agent, knock.tool, knock.operation
+        if (
+            type(agent) is type(tool) is type(operation) is type(knock.path) is str
+            and agent.isascii()
+            and tool.isascii()
+            and max(len(agent), len(tool), len(operation)) <= MAX_NAME
+        ):
+            return knock
+        return msgspec.structs.replace(
+            knock,
+            agent=AgentId(legible(str(agent)[:MAX_NAME])),
+            operation=legible(str(operation)[:MAX_NAME]),
+            tool=legible(str(tool)[:MAX_TOOL]),
+            path=str(knock.path),
+        )
+
+    def told(self, path: object) -> str:
+        """A path as it was asked for, fit for an answer and a record."""
+        return legible(str(path)[:MAX_PATH])
+
+    def fit(self, decision: D) -> D:
+        """The decision with a path that is fit for JSON, and of bounded length."""
+        path = decision.path
+        if path.isascii() and len(path) <= MAX_PATH:
+            return decision
+        return msgspec.structs.replace(decision, path=self.told(path))
+
+
+def _at_home() -> list[str]:
+    home = os.path.realpath(Path.home())
+    return [f"{home}/{name}" for name in HIDDEN_AT_HOME]

@@ -119,10 +119,18 @@ def prepare_head(status: int, headers: Fields) -> tuple[bytes, bool]:
         others = [member for member in members if member != b"close"]
         kept = [(name, value) for name, value in kept if name.lower() != b"connection"]
         kept += [(b"Connection", b", ".join(others))] if others else []
-    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in kept):
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, _REASONS.get(status, b""), write_fields(kept)), close
+
+
+def write_fields(fields: Fields | Headers) -> bytes:
+    """Header lines, without the empty one that ends a head.
+
+    Raises:
+        GrooveError: A field would break the message.
+    """
+    if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in fields):
         raise GrooveError("A header field of the answer is not valid.")
-    block = b"".join([b"%b: %b\r\n" % field for field in kept])
-    return b"HTTP/1.1 %d %b\r\n%b" % (status, _REASONS.get(status, b""), block), close
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def write_response(response: Response, *, start: bytes, head: bool, close: bool) -> bytes:

@@ -10,8 +10,6 @@ rule comes out as `Closed` with the close frame to send.
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
 import secrets
 import struct
 from collections.abc import Iterator
@@ -24,9 +22,17 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason
 
 from groove_trio.wire.deflate import OFFER, Deflate, answer_offers, read_answer
-from groove_trio.wire.head import Headers, tokens
-from groove_trio.wire.http import Request, Response
-from groove_trio.words.errors import BadAnswer, BadRequest, UpgradeRequired, shown
+from groove_trio.wire.handshake import (
+    KEY_SIZE,
+    VERSION,
+    accept_token,
+    check_request,
+    fault_of_answer,
+    joined,
+)
+from groove_trio.wire.head import Headers
+from groove_trio.wire.message import Fields, Request, Response, write_fields
+from groove_trio.words.errors import BadAnswer, shown
 
 MAX_MESSAGE = 1024 * 1024  # websockets' max_size
 MAX_FRAGMENTS = 1024  # of one message; a message of MAX_MESSAGE in pieces of 1 KiB
@@ -43,19 +49,9 @@ TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 
-VERSION = b"13"
-REFUSAL_HEADERS = (
-    (b"connection", b"upgrade"),
-    (b"upgrade", b"websocket"),
-    (b"sec-websocket-version", VERSION),
-)
-"""What a 426 says beside its status: RFC 9110, section 15.5.22; RFC 6455, section 4.4."""
-
 OPEN = ConnectionState.OPEN
 LOCAL_CLOSING = ConnectionState.LOCAL_CLOSING
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
-_KEY_SIZE = 16
 _SHORT = 126
 _LONG = 0x10000
 _TEXT = 0x81  # FIN and opcode 1
@@ -281,7 +277,7 @@ class ServerSocket(_Socket):
 
     Raises:
         BadRequest: Not a WebSocket handshake.
-        UpgradeRequired: Not version 13; answer with `REFUSAL_HEADERS`.
+        UpgradeRequired: Not version 13; answer with `handshake.REFUSAL_HEADERS`.
     """
 
     _client = False
@@ -297,34 +293,34 @@ class ServerSocket(_Socket):
         max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
         super().__init__(max_message=max_message, max_fragments=max_fragments)
-        self._key = _check_handshake(request)
+        self._key = check_request(request)
         self._trailing = trailing
         self._extensions = ""
         if deflate:
-            offers = _joined(request.headers, b"sec-websocket-extensions")
+            offers = joined(request.headers, b"sec-websocket-extensions")
             agreed = answer_offers(offers)
             if agreed is not None:
                 self._extensions = agreed[0]
                 self._deflate = Deflate(agreed[1], client=False, limit=max_message)
-        offered = _joined(request.headers, b"sec-websocket-protocol").split(",")
+        offered = joined(request.headers, b"sec-websocket-protocol").split(",")
         spoken = {word.strip() for word in offered}
         self.subprotocol = next((name for name in subprotocols if name in spoken), None)
 
-    def accept(self, headers: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+    def accept(self, headers: Fields = ()) -> bytes:
         """The bytes of the 101, with these header fields beside the handshake's own."""
         fields = [
             (b"Upgrade", b"websocket"),
             (b"Connection", b"Upgrade"),
-            (b"Sec-WebSocket-Accept", _accept_token(self._key)),
+            (b"Sec-WebSocket-Accept", accept_token(self._key)),
         ]
         if self._extensions:
             fields.append((b"Sec-WebSocket-Extensions", self._extensions.encode()))
         if self.subprotocol is not None:
             fields.append((b"Sec-WebSocket-Protocol", self.subprotocol.encode()))
-        lines = [b"%b: %b\r\n" % field for field in (*fields, *headers)]
+        head = write_fields((*fields, *headers))
         self._begin(self._trailing)
         self._trailing = b""
-        return b"HTTP/1.1 101 Switching Protocols\r\n" + b"".join(lines) + b"\r\n"
+        return b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % head
 
 
 class ClientSocket(_Socket):
@@ -351,7 +347,7 @@ class ClientSocket(_Socket):
         max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
         super().__init__(max_message=max_message, max_fragments=max_fragments)
-        self._key = base64.b64encode(secrets.token_bytes(_KEY_SIZE))
+        self._key = base64.b64encode(secrets.token_bytes(KEY_SIZE))
         self._offers_deflate = deflate
         self._offered = subprotocols
         self.subprotocol: str | None = None
@@ -373,65 +369,17 @@ class ClientSocket(_Socket):
             BadAnswer: The server agreed to something else.
         """
         headers = list(response.headers)
-        problem = _fault_of_answer(response.status, headers, self._key)
+        problem = fault_of_answer(response.status, headers, self._key)
         if problem is not None:
             raise BadAnswer(problem)
-        extensions = _joined(headers, b"sec-websocket-extensions")
+        extensions = joined(headers, b"sec-websocket-extensions")
         if extensions:
             agreed = read_answer(extensions) if self._offers_deflate else None
             if agreed is None:
                 raise BadAnswer(f"The server agreed to {shown(extensions)}, not offered.")
             self._deflate = Deflate(agreed, client=True, limit=self._max_message)
-        chosen = _joined(headers, b"sec-websocket-protocol")
+        chosen = joined(headers, b"sec-websocket-protocol")
         if chosen and chosen not in self._offered:
             raise BadAnswer(f"The server chose the subprotocol {shown(chosen)}, not offered.")
         self.subprotocol = chosen or None
         self._begin(trailing)
-
-
-def _check_handshake(request: Request) -> bytes:
-    """The request's key; RFC 6455, section 4.2.1.
-
-    Raises:
-        BadRequest: The request breaks a rule.
-        UpgradeRequired: Another version.
-    """
-    if request.method != "GET" or request.version != "1.1" or request.body:
-        raise BadRequest("A WebSocket handshake is a GET of HTTP/1.1 without a body.")
-    if b"websocket" not in tokens(request.headers, b"upgrade"):
-        raise UpgradeRequired("This path speaks WebSocket: Upgrade must name it.")
-    if b"upgrade" not in tokens(request.headers, b"connection"):
-        raise BadRequest("The Connection field of a WebSocket handshake must name Upgrade.")
-    if request.header(b"sec-websocket-version") != VERSION:
-        raise UpgradeRequired("This path speaks WebSocket version 13.", version=13)
-    key = request.header(b"sec-websocket-key") or b""
-    try:
-        nonce = base64.b64decode(key, validate=True)
-    except binascii.Error:
-        nonce = b""
-    if len(nonce) != _KEY_SIZE:
-        raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64.")
-    return key
-
-
-def _fault_of_answer(status: int, headers: Headers, key: bytes) -> str | None:
-    """What is wrong with a server's answer; RFC 6455, section 4.1."""
-    accepted = dict(headers).get(b"sec-websocket-accept", b"")
-    if status != 101:  # noqa: PLR2004
-        return f"The server did not agree to WebSocket: status {status}."
-    if tokens(headers, b"upgrade") != [b"websocket"]:
-        return "The server's Upgrade field does not say websocket."
-    if b"upgrade" not in tokens(headers, b"connection"):
-        return "The server's Connection field does not name Upgrade."
-    if accepted != _accept_token(key):
-        return "The server's Sec-WebSocket-Accept does not belong to our key."
-    return None
-
-
-def _accept_token(key: bytes) -> bytes:
-    digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
-    return base64.b64encode(digest)
-
-
-def _joined(headers: Headers, name: bytes) -> str:
-    return ", ".join(value.decode("latin-1") for found, value in headers if found == name)

@@ -1,105 +1,263 @@
-"""Whether two patterns share a path: a search over pairs of positions."""
+"""Whether two patterns share a path: reachability in a product of automata, and a witness.
+
+Two patterns overlap when some path drives both from start to end, so the question is which
+pairs of states can be reached together. The pairs are kept as *rows*: one pattern becomes a
+small graph, and each of its nodes has the set of states of the other scope's `Automaton` that
+can be reached together with it. Rows are integers; one operation advances all patterns of the
+other scope. The graph has no cycles but loops, so one pass in topological order fills all
+rows, and a loop is closed at once by `Automaton.read_name` and `Automaton.read_names`.
+
+A path is not any text: no name is empty, ``.`` or ``..``. So a row is four sets, by what has
+been read of the current name: nothing, ``.``, ``..``, or more. A slash or the end is taken only
+after "more".
+
+Invariants: rows hold exactly the reachable pairs (so the answer is neither too cautious nor too
+bold), and the way back from a matched pair, step by step through pairs in the rows, always
+arrives at the start and spells a witness.
+
+Cost: nodes times about ten operations, each on an integer of as many bits as the other scope
+has tokens. Expansions of braces share nodes: equal beginnings and equal ends are one. The way
+back is as long as both patterns together.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
-from groove_trio.rules.patterns import ANY, DEEP, STAR, Name, Names, Token
+from groove_trio.rules.automaton import Automaton
+from groove_trio.rules.patterns import ANY, DEEP, NAMEABLE, STAR, CharClass, Ranges, Token, Tokens
+from groove_trio.rules.patterns import common as shared_ranges
 
-_SAMPLES = "abcdefghijklmnopqrstuvwxyz0123456789_-ABCDEFGHIJKLMNOPQRSTUVWXYZ.é\x01\x80\U0010ffff"
+Row = tuple[int, int, int, int]
+_EMPTY: Row = (0, 0, 0, 0)
+_START, _DOT, _DOTS, _INSIDE = range(4)
+
+State = tuple[int, int, int]
+"""A pair of states, and what of a name has been read: node, bit, one of the four."""
+
+# How a name goes on: from which of the four, to which, by what (see `choose`).
+_MOVES = {
+    _START: ((_INSIDE, "/"),),
+    _DOT: ((_START, "."),),
+    _DOTS: ((_DOT, "."),),
+    _INSIDE: ((_INSIDE, "?"), (_START, "x"), (_DOT, "x"), (_DOTS, "?")),
+}
+_READABLE = "xabcdefghijklmnopqrstuvwyz0123456789_-ABCDEFGHIJKLMNOPQRSTUVWXYZé"
 
 
-def witness(a: Names, b: Names) -> str | None:
-    """A path that both match, or None."""
-    seen: dict[tuple[int, int], tuple[tuple[int, int], str | None] | None] = {(0, 0): None}
-    queue = deque([(0, 0)])
-    while queue:
-        i, j = here = queue.popleft()
-        if i == len(a) and j == len(b):
-            return _trace(seen, here)
-        for there, name in _steps(a, b, i, j):
-            if there not in seen:
-                seen[there] = (here, name)
-                queue.append(there)
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A state of a pattern: whether it is matched, its loop, and its ways on.
+
+    An edge without a token is taken without a character.
+    """
+
+    matched: bool
+    loop: Token | None
+    edges: tuple[tuple[Token | None, int], ...]
+
+
+class Graph:
+    """One pattern with all its expansions; the children of a node have smaller numbers."""
+
+    def __init__(self, runs: Sequence[Tokens]) -> None:
+        self._ids: dict[Node, int] = {}
+        root = self._grow(sorted(set(runs), key=_order), 0, None)
+        self.nodes = list(self._ids)
+        self.root = root
+
+    def _grow(self, runs: list[Tokens], depth: int, loop: Token | None) -> int:
+        edges: list[tuple[Token | None, int]] = []
+        matched = len(runs[0]) == depth
+        for token, group in groupby(runs[matched:], key=lambda run: run[depth]):
+            rest = list(group)
+            child = self._grow(rest, depth + 1, STAR if token is STAR else None)
+            if token is DEEP:
+                edges.append((None, child))
+                child = self._number(Node(False, DEEP, (("/", child),)))
+            edges.append((None if token in {STAR, DEEP} else token, child))
+        return self._number(Node(matched, loop, tuple(edges)))
+
+    def _number(self, node: Node) -> int:
+        return self._ids.setdefault(node, len(self._ids))
+
+
+def _order(run: Tokens) -> tuple[tuple[int, object], ...]:
+    """Brings runs with equal beginnings together, the shorter first."""
+    return tuple(
+        (0, token)
+        if isinstance(token, str)
+        else (1, token.ranges)
+        if isinstance(token, CharClass)
+        else (2, token.sign)
+        for token in run
+    )
+
+
+def witness(graph: Graph, other: Automaton, start: int) -> str | None:
+    """A path that a pattern and one of the other scope's patterns match, or None.
+
+    Args:
+        graph: The pattern.
+        other: The other scope.
+        start: `Automaton.start` of those patterns of it that are of interest.
+    """
+    rows: list[Row] = [_EMPTY] * len(graph.nodes)
+    rows[graph.root] = (start, 0, 0, 0)
+    for number in range(graph.root, -1, -1):
+        row = rows[number]
+        if row == _EMPTY:
+            continue
+        node = graph.nodes[number]
+        if node.loop is not None:
+            row = other.read_name(row) if node.loop is STAR else other.read_names(row[_START])
+            rows[number] = row
+        if node.matched and (done := row[_INSIDE] & other.matched):
+            return _Way(graph, other, rows, start).back(number, (done & -done).bit_length() - 1)
+        for token, child in node.edges:
+            rows[child] = _joined(rows[child], _read(other, row, token))
     return None
 
 
-def _trace(
-    seen: dict[tuple[int, int], tuple[tuple[int, int], str | None] | None], at: tuple[int, int]
-) -> str:
-    names: list[str] = []
-    while (step := seen[at]) is not None:
-        at, name = step
-        if name is not None:
-            names.append(name)
-    return "/".join(reversed(names))
+def _joined(a: Row, b: Row) -> Row:
+    return b if a == _EMPTY else (a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3])
 
 
-def _steps(a: Names, b: Names, i: int, j: int) -> list[tuple[tuple[int, int], str | None]]:
-    mine = a[i] if i < len(a) else None
-    other = b[j] if j < len(b) else None
-    found: list[tuple[tuple[int, int], str | None]] = []
-    if mine is DEEP:
-        found.append(((i + 1, j), None))
-    if other is DEEP:
-        found.append(((i, j + 1), None))
-    if mine is None or other is None or (mine is DEEP and other is DEEP):
+def _read(other: Automaton, row: Row, token: Token | None) -> Row:
+    """The row after one token."""
+    start, dot, dots, inside = row
+    if token is None:
+        return row
+    if token == "/":
+        return other.step_slash(inside), 0, 0, 0
+    dotted, plain = _takers(other, token)
+    fresh, later = start | dot, dots | inside
+    after = other.step(later, (dotted or 0) | (plain or 0)) if later else 0
+    if plain is not None and fresh:
+        after |= other.step(fresh, plain)
+    if dotted is None or not fresh:
+        return 0, 0, 0, after
+    return 0, other.step(start, dotted), other.step(dot, dotted), after
+
+
+def _takers(other: Automaton, token: Token) -> tuple[int | None, int | None]:
+    """The bits of the other scope that take a dot with this token, and another character.
+
+    None is not 0: where no bit takes the character, loops still do.
+    """
+    if token == ".":
+        return other.dot, None
+    if isinstance(token, str):
+        return None, other.at(token)
+    if isinstance(token, CharClass):
+        return other.dot if "." in token else None, other.meeting(token)
+    return other.dot, other.not_dot
+
+
+class _Way:
+    """The way back through filled rows."""
+
+    def __init__(self, graph: Graph, other: Automaton, rows: list[Row], start: int) -> None:
+        self._other, self._rows, self._start = other, rows, start
+        self._root, self._firsts = graph.root, frozenset(other.bases)
+        self._into: list[list[tuple[Token | None, int]]] = [[] for _ in graph.nodes]
+        for number, node in enumerate(graph.nodes):
+            if node.loop is not None:
+                self._into[number].append((node.loop, number))
+            for token, child in node.edges:
+                self._into[child].append((token, number))
+
+    def back(self, node: int, bit: int) -> str:
+        """Spells a path that leads to a matched pair."""
+        last = state = (node, bit, _INSIDE)
+        came: dict[State, tuple[State, str]] = {}
+        stack = [last]
+        while stack:
+            state = stack.pop()
+            if state[0] == self._root and state[2] == _START and self._start >> state[1] & 1:
+                break
+            for before, char in self._before(state):
+                if before not in came:
+                    came[before] = (state, char)
+                    stack.append(before)
+        text: list[str] = []
+        while state != last:
+            state, char = came[state]
+            text.append(char)
+        return "".join(text)
+
+    def _before(self, state: State) -> Iterator[tuple[State, str]]:
+        """The states one move before, those that make a shorter way last."""
+        node, bit, read = state
+        here = self._others_before(bit)
+        for token, parent in self._into[node]:
+            if token is None:
+                continue
+            for taker, place in here:
+                if taker is not None:
+                    yield from self._reads(parent, place, read, token, taker)
+        for token, parent in self._into[node]:
+            if token is None and self._rows[parent][read] >> bit & 1:
+                yield (parent, bit, read), ""
+        for taker, place in here:
+            if taker is None and self._rows[node][read] >> place & 1:
+                yield (node, place, read), ""
+
+    def _reads(
+        self, node: int, bit: int, read: int, token: Token, taker: Token
+    ) -> Iterator[tuple[State, str]]:
+        for before, kind in _MOVES[read]:
+            if self._rows[node][before] >> bit & 1 and (char := choose(token, taker, kind)):
+                yield (node, bit, before), char
+
+    def _others_before(self, bit: int) -> list[tuple[Token | None, int]]:
+        """The bits that lead to a bit, with the token that takes the character, if one."""
+        tokens = self._other.tokens
+        found: list[tuple[Token | None, int]] = []
+        if tokens[bit] in {STAR, DEEP}:
+            found.append((tokens[bit], bit))
+        if bit in self._firsts:
+            return found
+        token = tokens[bit - 1]
+        found.append(("/" if token is DEEP else None if token is STAR else token, bit - 1))
+        if token is DEEP and bit - 1 not in self._firsts:
+            found.append(("/", bit - 2))
         return found
-    name = common_name((STAR,) if mine is DEEP else mine, (STAR,) if other is DEEP else other)
-    if name is not None:
-        found.append(((i + (mine is not DEEP), j + (other is not DEEP)), name))
-    return found
 
 
 @lru_cache(maxsize=4096)
-def common_name(a: Name, b: Name) -> str | None:
-    """A name that both match, or None; never empty, ``.`` or ``..``."""
-    assert isinstance(a, tuple) and isinstance(b, tuple)  # noqa: S101, PT018 - for the type checker
-    start = (0, 0, "")
-    seen = {(0, 0, "")}
-    queue = deque([(start, "")])
-    while queue:
-        (i, j, dots), text = queue.popleft()
-        if i == len(a) and j == len(b) and dots not in {"", ".", ".."}:
-            return text
-        mine = a[i] if i < len(a) else None
-        other = b[j] if j < len(b) else None
-        moves: list[tuple[int, int, str]] = []
-        if mine is STAR:
-            moves.append((i + 1, j, ""))
-        if other is STAR:
-            moves.append((i, j + 1, ""))
-        if mine is not None and other is not None:
-            for char in _common(mine, other):
-                moves.append((i + (mine is not STAR), j + (other is not STAR), char))
-        for x, y, char in moves:
-            state = (x, y, dots if not char else _dots(dots, char))
-            if state not in seen:
-                seen.add(state)
-                queue.append((state, text + char))
-    return None
+def choose(a: Token, b: Token, kind: str) -> str | None:
+    """A character that two tokens or loops take, readable if there is one.
 
-
-def _dots(dots: str, char: str) -> str:
-    return dots + char if dots in {"", "."} and char == "." else "x"
-
-
-def _common(a: Token, b: Token) -> list[str]:
-    """Up to two characters that both tokens match: a plain one, and the dot."""
-    if isinstance(a, str):
-        return [a] if _takes(b, a) else []
-    if isinstance(b, str):
-        return [b] if _takes(a, b) else []
-    candidates = _SAMPLES
-    for token in (a, b):
-        for low, high in getattr(token, "ranges", ()):
-            candidates += "".join(map(chr, (low, high, max(low - 1, 1), min(high + 1, 0x10FFFF))))
-    found = [char for char in candidates if char != "/" and _takes(a, char) and _takes(b, char)]
-    return [*found[:1], *(["."] if "." in found[1:] else [])]
+    Args:
+        a: One token.
+        b: The other.
+        kind: ``/``, ``.``, ``x`` for all but these, or ``?`` for all but the slash.
+    """
+    if kind in {"/", "."}:
+        return kind if _takes(a, kind) and _takes(b, kind) else None
+    found = tuple(shared_ranges(_ranges(a), _ranges(b)))
+    for char in _READABLE if kind == "x" else _READABLE + ".":
+        if any(low <= ord(char) <= high for low, high in found):
+            return char
+    points = (point for low, high in found for point in (low, low + 1) if point <= high)
+    return next((chr(point) for point in points if kind == "?" or chr(point) != "."), None)
 
 
 def _takes(token: Token, char: str) -> bool:
+    if token is DEEP:
+        return True
+    if char == "/":
+        return token == "/"
+    return token in {ANY, STAR} or (isinstance(token, CharClass | str) and char in token)
+
+
+def _ranges(token: Token) -> Ranges:
+    if isinstance(token, CharClass):
+        return token.ranges
     if isinstance(token, str):
-        return token == char
-    return token in {ANY, STAR} or char in token  # type: ignore[operator]
+        return () if token == "/" else ((ord(token), ord(token)),)
+    return NAMEABLE

@@ -1,10 +1,22 @@
-"""The pattern language of scopes: from text to names of tokens, or a refusal with its reason.
+"""The pattern language of scopes: from text to tokens, or a refusal with its reason.
 
-A pattern is a path of names; braces are expanded first, so what follows knows none. A name is
-a tuple of tokens: a literal character, `ANY` (``?``), `STAR` (``*``) or a `CharClass`. The name
-``**`` becomes `DEEP`, any number of names; at the end of a pattern, where at least one name is
-wanted, it becomes `DEEP` and one name ``*``. No name of a real path is empty, so a name ``*``
-stands for at least one character.
+A pattern is read in three steps, each a function from texts to texts or tokens. *Braces* are
+expanded first, as a shell does, so that what follows knows none. Each expansion is split at
+``/`` into *names*, and each name into *tokens*: a literal character, `ANY` (``?``), `STAR`
+(``*``) or a `CharClass`. Last, the names are joined again into one flat run of tokens, in which
+the name ``**`` and the ``/`` behind it are the one token `DEEP`: "nothing, or anything that ends
+in a slash". At the end of a pattern, where at least one name is wanted, ``**`` is `DEEP` and
+`STAR`.
+
+Three things hold for every run that `flat` hands out, and the automata rely on them:
+
+- A class has two characters or more, none of them ``/``, NUL or half of a surrogate pair; a
+  class of one character is that character.
+- No name can be ``.`` or ``..`` alone, so every name is matched by some name of a real path.
+- `DEEP` stands only where a name begins, and neither `DEEP` nor `STAR` follows its like.
+
+Cost: linear in the text and in the length of its expansions, of which there are at most
+`MAX_EXPANSIONS` a pattern.
 """
 
 from __future__ import annotations
@@ -12,6 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Final
 
@@ -20,112 +33,94 @@ from groove_trio.words.schemas import MAX_PATTERN
 
 MAX_EXPANSIONS = 64  # of the braces of one pattern; bash has no bound, a scope needs one
 
+Ranges = tuple[tuple[int, int], ...]
+"""Inclusive ranges of code points, sorted and disjoint."""
+
+# What a name of a path may hold: all but NUL and the slash. Surrogates stand for bytes that are
+# no UTF-8; `?` and `*` match them, a class does not, since no class can name them.
+NAMEABLE: Final[Ranges] = ((1, ord("/") - 1), (ord("/") + 1, 0xD7FF), (0xE000, 0x10FFFF))
+
 
 @dataclass(frozen=True, slots=True)
 class CharClass:
-    """One character of some ranges of code points, or of none of them.
+    """One character of some ranges of code points."""
 
-    `ranges` are inclusive, sorted and disjoint.
-    """
-
-    ranges: tuple[tuple[int, int], ...]
-    negated: bool
+    ranges: Ranges
 
     def __contains__(self, char: object) -> bool:
-        """Whether a character belongs to the class; ``/`` never does."""
-        if not isinstance(char, str) or char == "/":
-            return False
-        point = ord(char)
-        return any(low <= point <= high for low, high in self.ranges) is not self.negated
+        """Whether a character belongs to the class."""
+        return isinstance(char, str) and any(low <= ord(char) <= high for low, high in self.ranges)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Wild:
-    """A token that stands for itself: `ANY`, `STAR` or the name `DEEP`."""
+    """A token that stands for itself: `ANY`, `STAR` or `DEEP`."""
 
     sign: str
 
 
 ANY: Final = Wild("?")
 STAR: Final = Wild("*")
-DEEP: Final = Wild("**")
+DEEP: Final = Wild("**/")
 
 Token = str | Wild | CharClass
-Name = tuple[Token, ...] | Wild
-"""The tokens of one name, or `DEEP`."""
+Tokens = tuple[Token, ...]
 
-Names = tuple[Name, ...]
-ANY_NAME: Final[Name] = (STAR,)
-
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_IN_CLASS = re.compile(r"\[!?\]?[^\]]*\]")
-
-
-def parse(pattern: str) -> tuple[Names, ...]:
-    """Reads one pattern; one tuple of names for each expansion of its braces.
-
-    Raises:
-        InvalidScope: The pattern breaks the language; `pattern` and `reason` are its fields.
-    """
-    if reason := _objection(pattern):
-        raise _refusal(pattern, reason)
-    try:
-        whole = pattern + "**" if pattern.endswith("/") else pattern
-        return tuple(dict.fromkeys(_names(each) for each in _expand(whole)))
-    except ValueError as problem:
-        raise _refusal(pattern, str(problem)) from None
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CLASS = r"\[!?\]?[^\]]*\]"
+_IN_CLASS = re.compile(_CLASS)
+_PART = re.compile(rf"(?P<text>(?:{_CLASS}|[^{{}}])+)|\{{(?P<choice>[^{{}}]*)\}}")
+_TOKEN = re.compile(rf"{_CLASS}|.", re.DOTALL)
 
 
-def _refusal(pattern: str, reason: str) -> InvalidScope:
+def refusal(pattern: str, reason: str) -> InvalidScope:
+    """The error for a pattern, `reason` continuing "the scope pattern …"."""
     return InvalidScope(
         f"the scope pattern {shown(pattern)} {reason}", pattern=shown(pattern), reason=reason
     )
 
 
-def _objection(pattern: str) -> str | None:
+def expand(pattern: str) -> tuple[str, ...]:
+    """All different texts that the braces of a pattern stand for, in order.
+
+    Raises:
+        ValueError: It breaks the language; the message continues "the pattern …".
+    """
     if not pattern:
-        return "is empty"
+        raise ValueError("is empty")
     if len(pattern) > MAX_PATTERN:
-        return f"has {len(pattern)} characters; at most {MAX_PATTERN} are taken"
-    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in pattern):  # noqa: PLR2004 - C0, DEL, C1
-        return "holds a NUL or another control character"
+        raise ValueError(f"has {len(pattern)} characters; at most {MAX_PATTERN} are taken")
+    if _CONTROL.search(pattern):
+        raise ValueError("holds a NUL or another control character")
+    if _SURROGATE.search(pattern):
+        raise ValueError("holds half of a surrogate pair, which is no character")
     if "\\" in pattern:
-        return "holds a backslash; patterns have no escapes"
-    if pattern[0] == "!":
-        return "begins with '!'; a scope can't subtract"
-    if pattern[0] == "~":
-        return "begins with '~'; patterns are relative to the project root"
-    return None
+        raise ValueError("holds a backslash; patterns have no escapes")
+    texts = _choices(pattern) if "{" in pattern or "}" in pattern else [pattern]
+    return tuple(dict.fromkeys(texts))
 
 
-def _expand(pattern: str) -> Iterator[str]:
-    """All texts that the braces stand for; brackets inside classes count as characters."""
+def _choices(pattern: str) -> list[str]:
     parts: list[list[str]] = []
     position, count = 0, 1
     while position < len(pattern):
-        char = pattern[position]
-        if char == "[" and (match := _IN_CLASS.match(pattern, position)):
-            end = match.end()
-            parts.append([pattern[position:end]])
-        elif char == "{":
-            if not (braces := _BRACES.match(pattern, position)):
-                raise ValueError("has a '{' that is not closed, or braces within braces")
-            end = braces.end()
-            parts.append(braces[1].split(","))
-            count *= len(parts[-1])
-            if count > MAX_EXPANSIONS:
-                raise ValueError(f"stands for more than {MAX_EXPANSIONS} patterns")
-        elif char == "}":
+        match = _PART.match(pattern, position)
+        if match is None and pattern[position] == "{":
+            raise ValueError("has a '{' that is not closed, or braces within braces")
+        if match is None:
             raise ValueError("has a '}' without its '{'")
-        else:
-            end = position + 1
-            parts.append([char])
-        position = end
-    return ("".join(choice) for choice in product(*parts))
+        choice = match["choice"]
+        parts.append([match["text"]] if choice is None else choice.split(","))
+        count *= len(parts[-1])
+        if count > MAX_EXPANSIONS:
+            raise ValueError(f"stands for more than {MAX_EXPANSIONS} patterns")
+        position = match.end()
+    return ["".join(each) for each in product(*parts)]
 
 
-def _names(text: str) -> Names:
-    """Reads a pattern without braces.
+def flat(text: str) -> Tokens:
+    """Reads one expansion.
 
     Raises:
         ValueError: It breaks the language; the message continues "the pattern …".
@@ -134,60 +129,67 @@ def _names(text: str) -> Names:
         raise ValueError("begins with '/'; patterns are relative to the project root")
     if text.startswith("~"):
         raise ValueError("begins with '~'; patterns are relative to the project root")
-    if text.endswith("/"):
-        text += "**"
-    names: list[Name] = []
-    for part in _split(text):
-        name = _name(part)
-        if name is not DEEP or not names or names[-1] is not DEEP:
-            names.append(name)
-    if names[-1] is DEEP:
-        names.append(ANY_NAME)
-    return tuple(names)
+    if text.startswith("!"):
+        raise ValueError("begins with '!'; a scope can't subtract")
+    *leading, last = (text + "**" if text.endswith("/") else text).split("/")
+    tokens: list[Token] = []
+    for name in leading:
+        if name != "**":
+            tokens += _name(name)
+            tokens.append("/")
+        elif not tokens or tokens[-1] is not DEEP:
+            tokens.append(DEEP)
+    if last != "**":
+        return (*tokens, *_name(last))
+    if not tokens or tokens[-1] is not DEEP:
+        tokens.append(DEEP)
+    return (*tokens, STAR)
 
 
-def _split(text: str) -> list[str]:
-    return text.split("/")
-
-
-def _name(part: str) -> Name:
-    if not part:
+@lru_cache(maxsize=4096)
+def _name(text: str) -> Tokens:
+    if not text:
         raise ValueError("has an empty name, as in '//'")
-    if part in {".", ".."}:
-        raise ValueError(f"has the name '{part}'")
-    if part == "**":
-        return DEEP
-    if "**" in _IN_CLASS.sub("", part):
+    tokens = tuple(map(_token, _TOKEN.findall(text)))
+    if any(a is STAR and b is STAR for a, b in zip(tokens, tokens[1:], strict=False)):
         raise ValueError("has '**' glued to other text; it must be a whole name")
-    return tuple(_tokens(part))
+    if tokens in {(".",), (".", ".")}:
+        raise ValueError(f"has the name '{'.' * len(tokens)}'")
+    return tokens
 
 
-def _tokens(part: str) -> Iterator[Token]:
-    position = 0
-    while position < len(part):
-        char = part[position]
-        if char == "[":
-            match = _IN_CLASS.match(part, position)
-            if match is None:
-                raise ValueError("has a '[' that is not closed within its name")
-            yield _char_class(match[0])
-            position = match.end()
-            continue
-        if char == "]":
+def _token(text: str) -> Token:
+    match text:
+        case "*":
+            return STAR
+        case "?":
+            return ANY
+        case "[":
+            raise ValueError("has a '[' that is not closed within its name")
+        case "]":
             raise ValueError("has a ']' without its '['")
-        yield STAR if char == "*" else ANY if char == "?" else char
-        position += 1
+        case _:
+            return text if len(text) == 1 else _char_class(text)
 
 
 def _char_class(text: str) -> Token:
     negated = text[1] == "!"
-    body = text[2 if negated else 1 : -1]
+    ranges = _merged(_read_ranges(text, 2 if negated else 1))
+    found = tuple(common(NAMEABLE, _complement(ranges) if negated else ranges))
+    if not found:
+        raise ValueError("has a class that no character belongs to")
+    if len(found) == 1 and found[0][0] == found[0][1]:
+        return chr(found[0][0])
+    return CharClass(found)
+
+
+def _read_ranges(text: str, position: int) -> list[tuple[int, int]]:
     ranges: list[tuple[int, int]] = []
-    position = 0
-    while position < len(body):
-        low = high = ord(body[position])
-        if body[position + 1 : position + 2] == "-" and position + 2 < len(body):
-            high = ord(body[position + 2])
+    end = len(text) - 1
+    while position < end:
+        low = high = ord(text[position])
+        if text[position + 1] == "-" and position + 2 < end:
+            high = ord(text[position + 2])
             position += 2
         if low > high:
             raise ValueError(f"has a range that runs backwards in {shown(text)}")
@@ -195,10 +197,10 @@ def _char_class(text: str) -> Token:
         position += 1
     if not ranges:
         raise ValueError("has an empty class")
-    return CharClass(_merged(ranges), negated)
+    return ranges
 
 
-def _merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def _merged(ranges: list[tuple[int, int]]) -> Ranges:
     merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -206,3 +208,21 @@ def _merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         else:
             merged.append((low, high))
     return tuple(merged)
+
+
+def _complement(ranges: Ranges) -> Ranges:
+    edges = [0, *(point for low, high in ranges for point in (low, high + 1)), 0x110000]
+    return tuple((a, b - 1) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b)
+
+
+def common(a: Ranges, b: Ranges) -> Iterator[tuple[int, int]]:
+    """The ranges that two lists of ranges share."""
+    i = j = 0
+    while i < len(a) and j < len(b):
+        low, high = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])
+        if low <= high:
+            yield low, high
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1

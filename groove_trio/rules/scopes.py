@@ -1,73 +1,134 @@
-"""Scopes: what an agent may write, as patterns; matching, and the holders' index."""
+"""Scopes: what an agent may write, as patterns.
+
+A scope answers two questions, and both answers are exact. *Does it hold this path?* Nearly all
+patterns in use have one of four plain shapes, and those are answered with a few comparisons of
+text; the others run together as one `Automaton`. *Does it share a path with that scope?* A look
+at the literal ends of two patterns settles most pairs; `overlap.witness` settles the rest.
+
+Invariants:
+
+- A `Scope` is immutable; what is compiled lazily is a function of its patterns.
+- A path that is no resolved path (empty, ``..``, ``//``) is in no scope, not even in ``**``.
+- A scope stands for at most `MAX_EXPANDED` characters once its braces are expanded. That is
+  four times the longest scope without braces, and the bound from which all times follow.
+
+Cost: microseconds for what is common; docs/discussion/scopes.md has the worst cases, measured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Final
 
-from groove_trio.rules.overlap import witness
-from groove_trio.rules.patterns import ANY, DEEP, STAR, Name, Names, Token, parse
+from groove_trio.rules.automaton import Automaton
+from groove_trio.rules.index import ScopeIndex
+from groove_trio.rules.overlap import Graph, witness
+from groove_trio.rules.patterns import Tokens, expand, flat, refusal
+from groove_trio.rules.protected import PROTECTED, protected_by, protection, shields
+from groove_trio.rules.shapes import Ends, Shape, ends_of, shape_of
 from groove_trio.words.errors import InvalidScope
 from groove_trio.words.schemas import MAX_PATTERNS
 
-Owner = TypeVar("Owner", bound=Hashable)
+__all__ = ["PROTECTED", "Scope", "ScopeIndex", "overlap", "protected_by", "shields"]
 
-PROTECTED = (
-    ".git/hooks/**",
-    ".git/config",
-    ".groove/**",
-    ".claude/**",
-    ".codex/**",
-    ".gemini/**",
-    ".mcp.json",
-    ".vscode/tasks.json",
-    ".envrc",
-    ".github/workflows/**",
-    "CLAUDE.md",
-    "AGENTS.md",
-    "GEMINI.md",
-)
+# One pattern of 200 characters with 64 expansions fits.
+MAX_EXPANDED: Final = 16_384
 
 
 class Scope:
     """Up to 20 patterns; matches a path when one of them does. Immutable and hashable."""
 
-    __slots__ = ("_compiled", "patterns")
+    __slots__ = ("_automaton", "_ends", "_graphs", "_pattern_of", "_runs", "_shapes", "patterns")
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        """Parses the patterns.
+        """Reads the patterns.
 
         Raises:
-            InvalidScope: One of them breaks the language, or there are too many.
+            InvalidScope: One of them breaks the language, or there is too much of them.
         """
         self.patterns = tuple(patterns)
         if len(self.patterns) > MAX_PATTERNS:
             reason = f"has {len(self.patterns)} patterns; at most {MAX_PATTERNS} are taken"
             raise InvalidScope(f"the scope {reason}", pattern="", reason=reason)
-        self._compiled = tuple(parse(pattern) for pattern in self.patterns)
+        self._runs = _read(self.patterns)
+        self._pattern_of = tuple(number for number, runs in enumerate(self._runs) for _ in runs)
+        self._shapes = tuple(shape_of(run) for runs in self._runs for run in runs)
+        self._ends = tuple(map(ends_of, self._runs))
+        self._graphs: list[Graph | None] = [None] * len(self.patterns)
+        self._automaton: Automaton | None = None
 
     def matches(self, path: str) -> bool:
-        """Whether a path, relative to the project root, is in the scope."""
+        """Whether a resolved path, relative to the project root, is in the scope."""
         return self.matching(path) is not None
 
     def matching(self, path: str) -> str | None:
-        """The first pattern that matches a path, or None."""
-        names = path.split("/")
-        for pattern, expansions in zip(self.patterns, self._compiled, strict=True):
-            if any(_match_names(expansion, names) for expansion in expansions):
-                return pattern
-        return None
-
-    @property
-    def expansions(self) -> tuple[Names, ...]:
-        """All names of all patterns, braces expanded."""
-        return tuple(each for compiled in self._compiled for each in compiled)
+        """The first pattern that matches a resolved path, or None."""
+        # "..", "." and empty names begin or end somewhere below; most paths have none of these.
+        if ("/." in path or path[:1] in "/." or "//" in path or path[-1] == "/") and not _real(
+            path
+        ):
+            return None
+        number = self._first(path, 0)
+        return None if number is None else self.patterns[number]
 
     def permits(self, path: str) -> tuple[str | None, str | None]:
-        """The pattern that matches a path, and the protected pattern that forbids it all the same."""
+        """The pattern that matches a path, and the protected pattern that forbids it all the same.
+
+        Any pattern of the scope may lift the protection, not only the first that matches.
+        """
         pattern = self.matching(path)
-        rule = protected_by(path)
-        return pattern, rule if pattern is None or rule != pattern else None
+        guard = protection(path)
+        if guard is None:
+            return pattern, None
+        if pattern is not None and guard.lifted:
+            number = self._first(path, guard.names)
+            if number is not None:
+                return self.patterns[number], None
+        return pattern, guard.rule
+
+    def _first(self, path: str, spelled: int) -> int | None:
+        """The first pattern that matches a path and spells out so many leading names."""
+        undecided: list[int] = []
+        for run, (head, tail, decide, names) in enumerate(self._shapes):
+            if names >= spelled and path.startswith(head) and path.endswith(tail):
+                if decide is None:
+                    undecided.append(run)
+                elif decide(path):
+                    found = self._first_of(path, undecided)
+                    return self._pattern_of[run] if found is None else found
+        return self._first_of(path, undecided)
+
+    def _first_of(self, path: str, runs: list[int]) -> int | None:
+        if not runs:
+            return None
+        automaton = self.automaton()
+        matched = automaton.first_matched(automaton.run(path, automaton.start(runs)))
+        return None if matched is None else self._pattern_of[matched]
+
+    def automaton(self) -> Automaton:
+        """All patterns as one automaton."""
+        if self._automaton is None:
+            self._automaton = Automaton(run for runs in self._runs for run in runs)
+        return self._automaton
+
+    def graph(self, pattern: int) -> Graph:
+        """One pattern as a graph."""
+        graph = self._graphs[pattern]
+        if graph is None:
+            graph = self._graphs[pattern] = Graph(self._runs[pattern])
+        return graph
+
+    @property
+    def ends(self) -> tuple[Ends, ...]:
+        """The literal ends of each pattern."""
+        return self._ends
+
+    def meet(self, pattern: int, other: Scope, others: Iterable[int]) -> str | None:
+        """A path that one pattern and one of some patterns of another scope match, or None."""
+        wanted = set(others)
+        automaton = other.automaton()
+        runs = [run for run, number in enumerate(other._pattern_of) if number in wanted]
+        return witness(self.graph(pattern), automaton, automaton.start(runs)) if runs else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scope) and self.patterns == other.patterns
@@ -79,91 +140,31 @@ class Scope:
         return f"Scope({list(self.patterns)!r})"
 
 
+def _read(patterns: tuple[str, ...]) -> tuple[tuple[Tokens, ...], ...]:
+    found: list[tuple[Tokens, ...]] = []
+    room = MAX_EXPANDED
+    for pattern in patterns:
+        try:
+            texts = expand(pattern)
+            room -= sum(map(len, texts))
+            if room < 0:
+                raise ValueError(
+                    f"brings the scope to more than {MAX_EXPANDED} characters, braces expanded"
+                )
+            found.append(tuple(dict.fromkeys(map(flat, texts))))
+        except ValueError as problem:
+            raise refusal(pattern, str(problem)) from None
+    return tuple(found)
+
+
+def _real(path: str) -> bool:
+    return not any(name in {"", ".", ".."} for name in path.split("/"))
+
+
 def overlap(a: Scope, b: Scope) -> str | None:
     """A path that both scopes match, or None when there is none."""
-    for mine in a.expansions:
-        for other in b.expansions:
-            if (found := witness(mine, other)) is not None:
-                return found
+    for number, ends in enumerate(a.ends):
+        near = [index for index, other in enumerate(b.ends) if ends.fit(other)]
+        if near and (found := a.meet(number, b, near)) is not None:
+            return found
     return None
-
-
-def protected_by(path: str) -> str | None:
-    """The protected pattern that a path falls under, or None."""
-    for pattern, scope in _PROTECTED:
-        if path == pattern.removesuffix("/**") or scope.matches(path):
-            return pattern
-    return None
-
-
-class ScopeIndex(Generic[Owner]):
-    """Who holds which scope."""
-
-    def __init__(self) -> None:
-        self._held: dict[Owner, Scope] = {}
-
-    def add(self, owner: Owner, scope: Scope) -> None:
-        """Records a scope; the caller has checked for overlap."""
-        self._held[owner] = scope
-
-    def remove(self, owner: Owner) -> None:
-        """Forgets an owner, if known."""
-        self._held.pop(owner, None)
-
-    def first_overlap(self, scope: Scope) -> tuple[Owner, str] | None:
-        """The first owner whose scope shares a path with `scope`, and that path."""
-        for owner, held in self._held.items():
-            if (found := overlap(held, scope)) is not None:
-                return owner, found
-        return None
-
-    def owner_of(self, path: str) -> tuple[Owner, str] | None:
-        """Who holds a path, by which pattern."""
-        for owner, scope in self._held.items():
-            if (pattern := scope.matching(path)) is not None:
-                return owner, pattern
-        return None
-
-
-def _match_names(pattern: Names, names: list[str]) -> bool:
-    """Greedy with one step back to the last `DEEP`: linear in names times pattern names."""
-    i = j = 0
-    deep, resume = -1, 0
-    while j < len(names):
-        if i < len(pattern) and pattern[i] is DEEP:
-            deep, resume, i = i, j, i + 1
-        elif i < len(pattern) and _match_name(pattern[i], names[j]):
-            i, j = i + 1, j + 1
-        elif deep >= 0:
-            resume += 1
-            i, j = deep + 1, resume
-        else:
-            return False
-    return all(name is DEEP for name in pattern[i:])
-
-
-def _match_name(pattern: Name, name: str) -> bool:
-    if not isinstance(pattern, tuple):
-        return False
-    i = j = 0
-    star, resume = -1, 0
-    while j < len(name):
-        if i < len(pattern) and pattern[i] is STAR:
-            star, resume, i = i, j, i + 1
-        elif i < len(pattern) and _match_char(pattern[i], name[j]):
-            i, j = i + 1, j + 1
-        elif star >= 0:
-            resume += 1
-            i, j = star + 1, resume
-        else:
-            return False
-    return name != "" and all(token is STAR for token in pattern[i:])
-
-
-def _match_char(token: Token, char: str) -> bool:
-    if isinstance(token, str):
-        return token == char
-    return True if token is ANY else token is not STAR and char in token  # type: ignore[operator]
-
-
-_PROTECTED = tuple((pattern, Scope([pattern])) for pattern in PROTECTED)

@@ -40,7 +40,7 @@ _HASTE_S = 0.05  # between sweeps while the dead come in hundreds: pids run out 
 _MANY_DEAD = 100
 _CHASE_S = 1.0
 
-_SLICE = 100  # processes between two checkpoints: about 2 ms
+SLICE = 100  # about 2 ms
 _GLANCES = 20  # between two checkpoints
 _QUIET_GLANCES = 40  # without anybody new: what was chased is gone
 
@@ -54,26 +54,35 @@ class Census:
         kill_strangers: Whether adopted processes that belong to no agent are ended. True
             for the daemon, whose children are all agents; false for an embedding program.
         sweep_s: Seconds between two looks while anything is to be looked after.
+        slice_size: Processes looked at between two checkpoints.
 
     Attributes:
         scan_cost_s: What the last scan took of the loop's time.
+        looks: The number of the last scan that was finished.
     """
 
     def __init__(
-        self, *, project: str = "", kill_strangers: bool = False, sweep_s: float = SWEEP_S
+        self,
+        *,
+        project: str = "",
+        kill_strangers: bool = False,
+        sweep_s: float = SWEEP_S,
+        slice_size: int = SLICE,
     ) -> None:
         self.project = project
         self.kill_strangers = kill_strangers
         self.sweep_s = sweep_s
+        self.slice_size = slice_size
         self.scan_cost_s = 0.0
         self._me = os.getpid()
         self._kinship = Kinship(self._me, os.getsid(0), self._tag)
-        self._roots: dict[int, tuple[Process, AgentId]] = {}
+        self.looks = 0
+        self._roots: dict[int, Process] = {}
+        self._roots_of: dict[AgentId, list[Process]] = {}
         self._processes: dict[int, Process] = {}
         self._roll = Roll()
         self._reaped = 0
         self._begun = 0
-        self._finished = 0
         self._scanning: trio.Event | None = None
         self._not_before = 0.0
 
@@ -91,14 +100,18 @@ class Census:
         root = read_process(pid)
         if root is None:
             raise ProcessLookupError(pid)
-        self._roots[pid] = (root, agent)
+        self._roots[pid] = root
+        self._roots_of.setdefault(agent, []).append(root)
         self._processes[pid] = root
         self._kinship.claim(root, agent)
         return root
 
-    def dismiss(self, pid: int) -> None:
+    def dismiss(self, agent: AgentId, pid: int) -> None:
         """Forgets a root that was reaped, or leaves it to the sweeps if it was not."""
-        self._roots.pop(pid, None)
+        root = self._roots.pop(pid, None)
+        left = [other for other in self._roots_of.pop(agent, ()) if other is not root]
+        if left:
+            self._roots_of[agent] = left
 
     # What anyone may ask
 
@@ -112,7 +125,7 @@ class Census:
             OSError: ``/proc`` could not be read: descriptors ran out.
         """
         wanted = self._begun + 1
-        while self._finished < wanted:
+        while self.looks < wanted:
             if self._scanning is not None:
                 await self._scanning.wait()
                 continue
@@ -140,7 +153,12 @@ class Census:
 
     def roots(self, agent: AgentId) -> list[Process]:
         """The root processes of an agent that were not reaped yet, living or dead."""
-        return [root for root, owner in self._roots.values() if owner == agent]
+        return list(self._roots_of.get(agent, ()))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a look is being taken."""
+        return self._scanning is not None and self._begun > self.looks
 
     @property
     def elusive(self) -> bool:
@@ -161,7 +179,7 @@ class Census:
         await self.refresh()
         above = self._kinship.ancestors(self._processes)
         for count, process in enumerate(list(self._processes.values())):
-            if count % _SLICE == 0:
+            if count % self.slice_size == 0:
                 await trio.lowlevel.checkpoint()
             if process.pid not in above and self._kinship.owner(process) is None:
                 self._kinship.claim_tagged(process)
@@ -219,10 +237,10 @@ class Census:
         directory = os.open(PROC, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             names = [name for name in os.listdir(directory) if name.isdecimal()]
-            for first in range(0, len(names), _SLICE):
+            for first in range(0, len(names), self.slice_size):
                 await trio.lowlevel.checkpoint()
                 began = time.perf_counter()
-                for name in names[first : first + _SLICE]:
+                for name in names[first : first + self.slice_size]:
                     process = read_process(name, directory)
                     if process is not None:
                         processes[process.pid] = process
@@ -233,12 +251,12 @@ class Census:
         self._settle(processes)
         self.scan_cost_s = cost + time.perf_counter() - began
         self._not_before = trio.current_time() + self.scan_cost_s
-        self._finished = self._begun
+        self.looks = self._begun
 
     def _settle(self, processes: dict[int, Process]) -> None:
         """Takes a new look for the truth, completed by what it may have missed."""
         self._processes = processes
-        for root, _ in self._roots.values():
+        for root in self._roots.values():
             # Spawned after the listing: its tree must not look empty.
             if root.pid not in processes:
                 now = read_process(root.pid)

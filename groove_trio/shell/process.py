@@ -195,7 +195,7 @@ class Tree(trio.abc.AsyncResource):
         self._in, self._out, self._err = _close(self._in), _close(self._out), _close(self._err)
         self._reap()
         self._pidfd = _close(self._pidfd)
-        self._census.dismiss(self.pid)
+        self._census.dismiss(self.agent, self.pid)
 
     def _reap(self) -> None:
         # Where the embedding program reaps everybody's children, it may have been first.
@@ -228,6 +228,7 @@ class _Command:
 
     argv: list[str]
     cwd: str
+    place: int | None
     env: dict[str, str]
     descriptor_limit: int | None
 
@@ -290,8 +291,8 @@ async def open_tree(
         SpawnFailed: The program or the directory is at fault; `errno` names how.
         OutOfResources: The machine is.
     """
-    place = f"/proc/self/fd/{cwd}" if isinstance(cwd, int) else cwd
-    command = _Command(list(argv), place, dict(env), descriptor_limit)
+    place, path = (cwd, f"/proc/self/fd/{cwd}") if isinstance(cwd, int) else (None, cwd)
+    command = _Command(list(argv), path, place, dict(env), descriptor_limit)
     await trio.lowlevel.checkpoint()
     # From here on no checkpoint: a census never sees a child that is not enrolled.
     try:
@@ -309,6 +310,8 @@ async def open_tree(
 def _open(command: _Command, agent: AgentId, census: Census) -> Tree:
     if not command.argv or not command.argv[0]:
         raise FileNotFoundError(errno.ENOENT, "no program is named")
+    if command.place is not None and os.fstat(command.place).st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, "it was removed", command.cwd)
     pipes = _Pipes()
     try:
         _check_headroom(pipes)
@@ -326,7 +329,7 @@ def _open(command: _Command, agent: AgentId, census: Census) -> Tree:
     except BaseException:
         os.killpg(pid, signal.SIGKILL)  # safe: an unreaped child of ours leads this group
         os.waitpid(pid, 0)
-        census.dismiss(pid)
+        census.dismiss(agent, pid)
         pipes.close_ours()
         _close(pidfd)
         raise

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -37,6 +38,7 @@ LOG = "daemon.log"
 START_S = 30.0  # to listening; it takes half a second
 TOLD_EVERY_S = 1.0
 MAX_REPORT = 65_536
+MAX_QUOTED = 200  # characters of a log line in a message
 
 
 class Started(NamedTuple):
@@ -151,9 +153,16 @@ def _understand(report: bytes, guard: int, project: Path) -> Started:
     code = os.waitstatus_to_exitcode(os.waitpid(guard, 0)[1])
     if "type" in told:
         raise error_from(told.get("status", 500), report)
+    log = project / STATE_DIR / LOG
     raise GrooveError(
-        f"the daemon ended with {code} before it listened; see {project / STATE_DIR / LOG}"
+        f"the daemon ended with {code} before it listened ({_end_of(log)}); see {log}"
     )
+
+
+def _end_of(log: Path) -> str:
+    with suppress(OSError):
+        return log.read_text("utf-8", "replace").rstrip().rpartition("\n")[2][:MAX_QUOTED]
+    return "no word"
 
 
 def stop_daemon(project: Path, tell: Callable[[float], None] | None = None) -> DaemonInfo:

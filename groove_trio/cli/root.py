@@ -91,7 +91,8 @@ class Root(click.Group):
             sys.stdout.flush()
             code = result if isinstance(result, int) else 0
         except BrokenPipeError:
-            code = _leave_quietly()
+            _silence_output()
+            code = READER_LEFT
         except (KeyboardInterrupt, click.Abort):
             code = INTERRUPTED
         except click.ClickException as error:
@@ -99,14 +100,17 @@ class Root(click.Group):
         except GrooveError as error:
             code = _tell(error, given)
         except OSError as error:
+            _silence_output()
             code = _tell(_from_os(error), given)
         sys.exit(code)
 
 
-def _leave_quietly() -> int:
+def _silence_output() -> None:
     # What is left in the buffer would fail once more, with a message, at the interpreter's end.
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return READER_LEFT
 
 
 def _from_os(error: OSError) -> GrooveError:

@@ -53,6 +53,7 @@ def test_cpu_of_the_faces() -> None:
             if len(waits) < 3:
                 stop_daemon(project)
         groove = [python, "-m", "groove_trio", "-p", str(project)]
+        agent = {"GROOVE_URL": daemon.url, "GROOVE_AGENT": "00000000"}
         try:
             rows = {
                 "bare interpreter": bare,
@@ -60,12 +61,7 @@ def test_cpu_of_the_faces() -> None:
                 "groove-trio status": cpu_ms([*groove, "status"]),
                 "groove-trio agents": cpu_ms([*groove, "agents"]),
                 "isolated interpreter": isolated,
-                "hook, answered": cpu_ms(
-                    [python, "-I", "-S", hook.__file__],
-                    ASKED,
-                    GROOVE_URL=daemon.url,
-                    GROOVE_AGENT="00000000",
-                ),  # fmt: skip
+                "hook, answered": cpu_ms([python, "-I", "-S", hook.__file__], ASKED, **agent),
             }
         finally:
             stop_daemon(project)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,3 +76,39 @@ def cli(project: Path, command: list[str]) -> Cli:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+class Daemon(NamedTuple):
+    """A detached daemon and the command line for its project."""
+
+    project: Path
+    url: str
+    command: list[str]
+
+    def __call__(
+        self, *arguments: str, cwd: Path | None = None, stdin: str = "", **more: str
+    ) -> Done:
+        done = subprocess.run(
+            [*self.command, *arguments],
+            cwd=cwd or self.project,
+            input=stdin,
+            env=environment() | more,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DEADLINE_S,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for a test file; its tests use agents and paths of their own."""
+    from groove_trio.cli.launch import start_detached, stop_daemon
+
+    project = tmp_path_factory.mktemp("project").resolve()
+    (project / "src").mkdir()
+    started = start_detached(project, port=0)
+    yield Daemon(project, started.url, [sys.executable, "-m", "groove_trio"])
+    stop_daemon(project)

@@ -1,0 +1,253 @@
+"""From what was asked for to a running process tree: directory, environment, program.
+
+The working directory is resolved at each start, opened, and looked at once more through its
+descriptor; the child enters that descriptor, so nobody can swap it for a link to elsewhere in
+between. The environment is an allow-list: of the daemon's own variables an agent gets the ones
+every program needs, and none of its secrets.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from groove_trio.providers.base import (
+    INHERITED,
+    INHERITED_PREFIX,
+    SET_BY_US,
+    Launch,
+    Place,
+    Provider,
+)
+from groove_trio.rules.scopes import Scope
+from groove_trio.shell.agent import Agent
+from groove_trio.shell.census import AGENT_VARIABLE, PROJECT_VARIABLE, Census
+from groove_trio.shell.paths import resolve
+from groove_trio.shell.process import Tree, open_tree
+from groove_trio.shell.store import Store
+from groove_trio.words.errors import (
+    BadRequest,
+    ContainmentUnavailable,
+    GrooveError,
+    OutsideProject,
+    SpawnFailed,
+    UnknownProvider,
+    shown,
+)
+from groove_trio.words.schemas import AgentId, AgentSpec, Containment, Word
+
+AVAILABLE: tuple[Containment, ...] = ("hooks",)
+"""What this machine can hold agents to, strongest first. The kernel's means come later."""
+
+W = TypeVar("W", bound=Word)
+
+_log = logging.getLogger("groove_trio")
+
+
+class OpenTree(Protocol):
+    """`process.open_tree`, or what stands for it in a test."""
+
+    def __call__(
+        self,
+        *,
+        argv: tuple[str, ...],
+        cwd: int | str,
+        env: Mapping[str, str],
+        agent: AgentId,
+        census: Census,
+        descriptor_limit: int | None = None,
+    ) -> Awaitable[Tree]:
+        """Starts a program."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """Starts agents' programs.
+
+    Attributes:
+        project: The project root, absolute, symlinks resolved.
+        url: The daemon's address.
+        store: Where private temporary directories are.
+        census: Where trees are enrolled.
+        providers: Those known, by name.
+        containment: What agents can be held to here, strongest first.
+        descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
+        open_tree: What starts a tree.
+    """
+
+    project: str
+    url: str
+    store: Store
+    census: Census
+    providers: Mapping[str, Provider]
+    containment: Sequence[Containment] = AVAILABLE
+    descriptor_limit: int | None = None
+    open_tree: OpenTree = open_tree
+
+    def check(self, spec: AgentSpec) -> tuple[AgentSpec, Containment]:
+        """Checks all that can be checked before anything is done for an agent.
+
+        Blocks for the lookup of the working directory; does not checkpoint.
+
+        Returns:
+            The spec, its working directory made plain, and the containment it will have.
+
+        Raises:
+            BadRequest: A field breaks the schema, the scope language or what only we may set.
+            UnknownProvider, ContainmentUnavailable, OutsideProject: As they say.
+        """
+        spec = validated(spec, AgentSpec)
+        Scope(spec.patterns)
+        check_environment(spec)
+        provider = self.providers.get(spec.provider)
+        if provider is None:
+            known = sorted(self.providers)
+            detail = f"there is no provider {shown(spec.provider)}; there are {', '.join(known)}"
+            raise UnknownProvider(detail, known=known)
+        cwd = self.check_cwd(spec.cwd) or "."
+        return msgspec.structs.replace(spec, cwd=cwd), self.choose_containment(spec, provider)
+
+    def held_to(self, provider: Provider) -> list[Containment]:
+        """What a provider's agents can be held to on this machine, strongest first."""
+        return [level for level in self.containment if level in provider.containment]
+
+    def choose_containment(self, spec: AgentSpec, provider: Provider) -> Containment:
+        """What was asked for, or the strongest there is; never less than asked.
+
+        Raises:
+            ContainmentUnavailable: There is not that much.
+        """
+        available = self.held_to(provider)
+        if spec.containment in available:
+            return spec.containment
+        if spec.containment is None and available:
+            return available[0]
+        asked = spec.containment or "any containment"
+        there = ", ".join(available) or "none"
+        detail = f"{asked} is not available to provider {provider.name} here; there is {there}"
+        raise ContainmentUnavailable(detail, available=available)
+
+    async def start(self, agent: Agent) -> tuple[Tree, Launch]:
+        """Starts an agent's program; returns when exec has succeeded.
+
+        Raises:
+            GrooveError: It could not be started: `SpawnFailed`, `OutOfResources`,
+                `OutsideProject` or what its provider refused.
+        """
+        place = Place(
+            project=self.project,
+            cwd=os.path.join(self.project, self.check_cwd(agent.spec.cwd)).rstrip("/"),
+            agent=agent.id,
+            name=agent.name,
+            url=self.url,
+            tmp=str(self.store.tmp(agent.id)),
+        )
+        launch = ask_provider(self.providers[agent.spec.provider], agent.spec, place)
+        directory = open_directory(place.cwd)
+        try:
+            tree = await self.open_tree(
+                argv=launch.argv,
+                cwd=directory,
+                env=environment(os.environ, agent.spec, launch, place),
+                agent=agent.id,
+                census=self.census,
+                descriptor_limit=self.descriptor_limit,
+            )
+        finally:
+            os.close(directory)
+        return tree, launch
+
+    def check_cwd(self, cwd: str) -> str:
+        """Where a working directory is, relative to the project root; ``""`` for the root.
+
+        Raises:
+            OutsideProject: It leads outside the project.
+            BadRequest: It can't be decided where it leads.
+        """
+        return resolve(self.project, self.project, cwd)
+
+
+def ask_provider(provider: Provider, spec: AgentSpec, place: Place) -> Launch:
+    """What a provider says; an embedding program's own may break, which is no fault of ours.
+
+    Raises:
+        GrooveError: The provider refused.
+        SpawnFailed: The provider broke.
+    """
+    try:
+        return provider.launch(spec, place)
+    except GrooveError:
+        raise
+    except Exception as fault:
+        _log.exception("provider %s broke", provider.name)
+        detail = f"the provider {shown(provider.name)} broke: {type(fault).__name__}"
+        raise SpawnFailed(detail, errno=None, what="provider") from fault
+
+
+def open_directory(path: str) -> int:
+    """Opens a directory that was resolved, and makes sure that it is still this one.
+
+    Raises:
+        SpawnFailed: It is not there, or not a directory that may be entered.
+        OutsideProject: It was swapped for something else.
+    """
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "EIO")
+        detail = f"the working directory {shown(path)} can't be entered: {error.strerror} ({name})"
+        raise SpawnFailed(detail, errno=name, what="cwd") from error
+    if os.readlink(f"/proc/self/fd/{descriptor}") != path:
+        os.close(descriptor)
+        raise OutsideProject(f"the working directory {shown(path)} was swapped for another")
+    return descriptor
+
+
+def environment(
+    ours: Mapping[str, str], spec: AgentSpec, launch: Launch, place: Place
+) -> dict[str, str]:
+    """The whole environment of an agent: inherited, then the spec's, the provider's, ours."""
+    inherited = {
+        name: value
+        for name, value in ours.items()
+        if name in INHERITED or name.startswith(INHERITED_PREFIX) or name in launch.inherit
+    }
+    fixed = {
+        "GROOVE_URL": place.url,
+        AGENT_VARIABLE: place.agent,
+        "GROOVE_NAME": place.name,
+        PROJECT_VARIABLE: place.project,
+        "TMPDIR": place.tmp,
+    }
+    return {**inherited, **spec.env, **launch.env, **fixed}
+
+
+def check_environment(spec: AgentSpec) -> None:
+    """Refuses variables that only the daemon may set.
+
+    Raises:
+        BadRequest: The spec sets one.
+    """
+    taken = sorted(SET_BY_US.intersection(spec.env))
+    if taken:
+        names = ", ".join(taken)
+        raise BadRequest(f"env can't set {names}: the daemon sets it itself", field="env")
+
+
+def validated(value: W, kind: type[W]) -> W:
+    """The value if it keeps to its schema, which building one in Python does not check.
+
+    Raises:
+        BadRequest: It does not; the detail names the field.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(value), kind)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise BadRequest(str(error)) from error

@@ -1,0 +1,124 @@
+"""How agents come to run: a new one, one that is over, one that a dead daemon left behind.
+
+Each start is a task of the supervisor's nursery that becomes the agent's own. It goes on
+whatever becomes of the caller, so nothing is ever left half done; the outcome goes to
+`Agent.settling`. What fails on the way is undone in the reverse order before it is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from groove_trio.rules.chain import AGENT_RESTORE, AGENT_SPAWN
+from groove_trio.rules.lifecycle import Trigger
+from groove_trio.shell.agent import Agent
+from groove_trio.shell.census import Census
+from groove_trio.shell.holding import Holdings
+from groove_trio.shell.life import FRESH, Life
+from groove_trio.shell.store import Store
+from groove_trio.shell.table import AgentTable
+from groove_trio.shell.takeup import end_one
+from groove_trio.words.errors import Draining, GrooveError, OutOfResources, WrongState
+from groove_trio.words.schemas import Actor
+
+_log = logging.getLogger("groove_trio")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starting:
+    """Brings agents up; its two public methods are tasks and raise nothing but cancellation."""
+
+    table: AgentTable
+    store: Store
+    holdings: Holdings
+    census: Census
+    life: Life
+
+    async def bring_up(self, agent: Agent, actor: Actor) -> None:
+        """Admits a new agent, leads it to its end, and undoes all if it never ran."""
+        try:
+            await self._admit(agent, actor)
+        except GrooveError as error:
+            self.table.drop_name(agent.name)
+            agent.settle(error)
+        else:
+            await self._tend(agent)
+
+    async def _admit(self, agent: Agent, actor: Actor) -> None:
+        await self.holdings.hold(agent, actor, action=AGENT_SPAWN)
+        try:
+            await trio.to_thread.run_sync(self.store.create, agent.spec, agent.status)
+        except OSError as error:
+            await self.holdings.release(agent, "its directory could not be made")
+            detail = f"the agent's directory could not be made: {error.strerror}"
+            raise OutOfResources(detail, errno=error.errno) from error
+        if self.table.closing:
+            await self.holdings.release(agent, "the daemon is shutting down")
+            await self.erase(agent)
+            raise Draining
+        self.table.add(agent)
+
+    async def again(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
+        """Starts an agent again, from whatever state, and leads it if no task does."""
+        try:
+            ready = await self._prepare(agent, trigger, actor)
+        except GrooveError as error:
+            agent.settle(error)
+        else:
+            if ready:
+                await self._tend(agent)
+
+    async def _prepare(self, agent: Agent, trigger: Trigger, actor: Actor) -> bool:
+        """Gets an agent ready to start; False if a task stands behind it that will do it."""
+        match agent.state:
+            case "starting" | "running" | "stopping":
+                if agent.state != "stopping":
+                    self.table.move(agent, "stop", actor, "asked to start anew")
+                agent.grace_s = agent.spec.grace_s
+                agent.again = True
+                agent.nudge()
+                return False
+            case "backing-off":
+                self._go(agent, trigger, actor)
+                agent.nudge()
+                return False
+        await agent.done.wait()  # its last task may still be giving up the scope
+        if agent.state == "interrupted":
+            await end_one(agent.id, self.census)
+        await self.holdings.hold(agent, actor, action=AGENT_RESTORE)
+        try:
+            self._go(agent, trigger, actor)
+        except GrooveError:
+            if agent.state != "interrupted":
+                await self.holdings.release(agent, "it was not started again")
+            raise
+        return True
+
+    def _go(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
+        if self.table.closing:
+            raise Draining
+        self.table.move(agent, trigger, actor, **FRESH)
+        agent.backoff.reset()
+
+    async def _tend(self, agent: Agent) -> None:
+        agent.done = trio.Event()
+        try:
+            await self.life.lead(agent)
+            if agent.newborn and agent.failure is not None:
+                self.table.drop(agent)
+                await self.erase(agent)
+        finally:
+            agent.newborn = False
+            overtaken = f"the agent was {agent.state} before it was started"
+            agent.settle(agent.failure or WrongState(overtaken, state=agent.state))
+            agent.done.set()
+
+    async def erase(self, agent: Agent) -> None:
+        """Deletes an agent's directory; what the disk won't delete now goes at the next start."""
+        try:
+            await trio.to_thread.run_sync(self.store.remove, agent.id)
+        except OSError as error:
+            _log.warning("the directory of %s is not deleted: %s", agent.name, error)

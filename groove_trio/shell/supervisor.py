@@ -1,0 +1,459 @@
+"""The supervisor: sole owner of the agent table, and of one task per live agent.
+
+Verbs change the table in sync steps and leave the rest to the agent's task; they wait for it,
+and whoever stops waiting changes nothing about what was asked. Only a spawn is taken back if
+its caller is gone before it has its answer, since nobody would know of the agent.
+
+When a scope is held: from before the program starts until the agent is ``completed``,
+``failed``, ``parked`` or ``stopped`` *and* no process of its tree lives. Restarting such an agent
+takes its scope anew and may be refused. Between automatic restarts, and through a restart that
+was asked for while it ran, the scope stays held. An ``interrupted`` agent keeps its scope until
+it is resumed, stopped or removed.
+
+Stop is a request and never a cancellation: `Supervisor.drain` asks every agent to end, its
+output is still read while it does, and only then the nursery closes. Cancelling
+`Supervisor.run` is the backstop; it kills.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from groove_trio.providers.base import Provider
+from groove_trio.providers.command import CommandProvider
+from groove_trio.providers.demo import DemoProvider
+from groove_trio.rules.lifecycle import Trigger, step
+from groove_trio.shell.agent import MAX_FOLLOW_UPS, Agent, Settling
+from groove_trio.shell.audit import AuditLog
+from groove_trio.shell.broker import Broker
+from groove_trio.shell.census import Census
+from groove_trio.shell.holding import Holdings
+from groove_trio.shell.hub import Hub
+from groove_trio.shell.launching import AVAILABLE, Launcher, OpenTree, validated
+from groove_trio.shell.life import Life
+from groove_trio.shell.output import OutputLog
+from groove_trio.shell.process import open_tree
+from groove_trio.shell.starting import Starting
+from groove_trio.shell.store import AgentStatus, Store
+from groove_trio.shell.table import AgentTable, now
+from groove_trio.shell.takeup import end_one, take_up
+from groove_trio.words.errors import Busy, Draining, GrooveError, UnknownAgent, WrongState
+from groove_trio.words.schemas import (
+    SYSTEM,
+    Actor,
+    AgentId,
+    AgentPatch,
+    AgentSpec,
+    AgentView,
+    Containment,
+    InstructRequest,
+    OutputPage,
+    ProviderView,
+)
+
+_log = logging.getLogger("groove_trio")
+
+
+class Supervisor:
+    """Spawns agents, keeps them alive by their policy, stops them, and forgets none.
+
+    Args:
+        project: The project root, absolute, symlinks resolved.
+        url: The daemon's address, for the agents' environment.
+        broker: Who reserves scopes; running.
+        audit: The open log.
+        hub: Where events go.
+        census: Who knows which process is whose; running.
+        providers: Beside ``command`` and ``demo``; one of the same name takes its place.
+        containment: What agents can be held to here, strongest first.
+        descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
+        open_tree: What starts a tree.
+        draw: Numbers from 0 to 1 for the jitter of waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: Path,
+        url: str,
+        broker: Broker,
+        audit: AuditLog,
+        hub: Hub,
+        census: Census,
+        providers: Iterable[Provider] = (),
+        containment: Sequence[Containment] = AVAILABLE,
+        descriptor_limit: int | None = None,
+        open_tree: OpenTree = open_tree,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        known: list[Provider] = [CommandProvider(), DemoProvider(), *providers]
+        self._broker = broker
+        self._census = census
+        self._store = store = Store(project)
+        self._table = table = AgentTable(store, audit, hub)
+        self._holdings = Holdings(broker, table)
+        self._launcher = Launcher(
+            project=str(project),
+            url=url,
+            store=store,
+            census=census,
+            providers={each.name: each for each in known},
+            containment=containment,
+            descriptor_limit=descriptor_limit,
+            open_tree=open_tree,
+        )
+        self._starting = Starting(
+            table=table,
+            store=store,
+            holdings=self._holdings,
+            census=census,
+            life=Life(table, hub, self._launcher.start, self._holdings.release, draw),
+        )
+        self._nursery: trio.Nursery | None = None
+        self._drained = trio.Event()
+        self._over = trio.Event()
+
+    # Running
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Takes up the agents of an earlier daemon, then tends all agents until drained.
+
+        Cancelling it kills every tree at once; what ran shows as ``interrupted`` to the next
+        daemon.
+
+        Raises:
+            UnsafeState: A state file has the wrong type, owner or mode.
+            AuditUnavailable: The log can't be written.
+        """
+        try:
+            await take_up(self._store, self._table, self._holdings, self._census)
+            await self._broker.restore_leases()
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await self._drained.wait()
+        finally:
+            self._nursery = None
+            self._over.set()
+
+    async def drain(self) -> None:
+        """Refuses new agents, asks all to stop, and returns when nothing of them lives.
+
+        Cancelling it ends the waiting and not the stopping. May be called again.
+        """
+        self._table.closing = True
+        for agent in self._table:
+            agent.again = False
+            if agent.live and agent.state != "stopping":
+                self._table.force(agent, "stop", "the daemon shut down")
+            agent.nudge()
+        self._drained.set()
+        await self._over.wait()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no agent is admitted any more."""
+        return self._table.closing
+
+    def _open(self) -> trio.Nursery:
+        if self._nursery is None or self._table.closing:
+            raise Draining
+        return self._nursery
+
+    # Looking
+
+    def views(self) -> list[AgentView]:
+        """All agents, oldest first."""
+        return [agent.view() for agent in self._table]
+
+    def view(self, key: str) -> AgentView:
+        """The agent with this id or else this name.
+
+        Raises:
+            UnknownAgent: There is none.
+        """
+        return self._table.get(key).view()
+
+    def identify(self, key: str) -> AgentId:
+        """The id of the agent with this id or name; what nobody has stays as it is."""
+        try:
+            return self._table.get(key).id
+        except UnknownAgent:
+            return AgentId(key)
+
+    def providers(self) -> list[ProviderView]:
+        """What can be asked for in a spec's ``provider``."""
+        return [
+            ProviderView(
+                name=each.name, summary=each.summary, containment=self._launcher.held_to(each)
+            )
+            for each in self._launcher.providers.values()
+        ]
+
+    async def output(self, key: str, after: int, limit: int) -> OutputPage:
+        """Lines of an agent that follow number `after`; a negative one counts from the end.
+
+        Raises:
+            UnknownAgent: There is none.
+        """
+        return await self._table.get(key).output.read(after, limit)
+
+    # Starting
+
+    async def spawn(self, spec: AgentSpec, actor: Actor) -> AgentView:
+        """Admits an agent and starts it; returns when its program runs.
+
+        If it can't be started nothing of it remains: no scope, no directory, no process. If
+        the caller is cancelled, neither.
+
+        Raises:
+            BadRequest, UnknownProvider, OutsideProject, ContainmentUnavailable: The spec.
+            NameTaken, ScopeOverlap: Another agent is in the way.
+            SpawnFailed, OutOfResources: The program, or the machine.
+            Draining, AuditUnavailable: The daemon.
+        """
+        nursery = self._open()
+        spec, containment = self._launcher.check(spec)
+        agent = self._make(spec, containment)
+        settling = agent.settling = Settling()
+        nursery.start_soon(self._starting.bring_up, agent, actor)
+        try:
+            await settling.wait()
+        except trio.Cancelled:
+            if self._nursery is not None:
+                nursery.start_soon(self._take_back, agent, settling)
+            raise
+        return agent.view()
+
+    def _make(self, spec: AgentSpec, containment: Containment) -> Agent:
+        number, name = self._table.claim(spec)
+        status = AgentStatus(id=number, state="starting", containment=containment, created=now())
+        spec = msgspec.structs.replace(spec, name=name)
+        agent = Agent(spec, status, OutputLog(self._store.output(number)))
+        agent.saved = status
+        agent.newborn = True
+        return agent
+
+    async def _take_back(self, agent: Agent, settling: Settling) -> None:
+        """Undoes a spawn whose caller is gone."""
+        try:
+            await settling.wait()
+            await self.stop(agent.id, SYSTEM)
+            await self.remove(agent.id, SYSTEM)
+        except GrooveError as error:  # it did not start, or the daemon ends anyway
+            _log.info("not taken back: %s", error)
+
+    async def restart(self, key: str, actor: Actor) -> AgentView:
+        """Starts an agent anew, stopping it first if need be; returns when its program runs.
+
+        What its restart policy remembers is forgotten. Whoever stops waiting changes nothing.
+
+        Raises:
+            UnknownAgent: There is none.
+            ScopeOverlap: It had given up its scope, and another agent has taken a path of it.
+            WrongState: It was stopped before it was started again.
+            SpawnFailed, OutOfResources, OutsideProject: It can't be started, and has failed.
+            Draining, AuditUnavailable: The daemon.
+        """
+        nursery = self._open()
+        agent = self._table.get(key)
+        return await self._again(nursery, agent, "restart", actor)
+
+    async def resume(self, key: str, actor: Actor) -> AgentView:
+        """Starts an agent that an earlier daemon left ``interrupted``; as `restart`.
+
+        Raises:
+            UnknownAgent: There is none.
+            WrongState: It is not interrupted.
+            SpawnFailed, OutOfResources, OutsideProject: It can't be started, and has failed.
+            Draining, AuditUnavailable: The daemon.
+        """
+        nursery = self._open()
+        agent = self._table.get(key)
+        step(agent.state, "resume")
+        return await self._again(nursery, agent, "resume", actor)
+
+    async def _again(
+        self, nursery: trio.Nursery, agent: Agent, trigger: Trigger, actor: Actor
+    ) -> AgentView:
+        settling = agent.settling
+        if settling is None:
+            settling = agent.settling = Settling()
+            nursery.start_soon(self._starting.again, agent, trigger, actor)
+        await settling.wait()
+        return agent.view()
+
+    # Stopping
+
+    async def stop(self, key: str, actor: Actor, grace_s: float | None = None) -> AgentView:
+        """Stops an agent; returns when no process of its tree lives and its scope is free.
+
+        One that has ended is left as it is; a ``parked`` or ``interrupted`` one is laid to
+        rest. Asked again, a shorter grace takes over. Whoever stops waiting changes nothing.
+
+        Args:
+            key: Id or name.
+            actor: Who asks.
+            grace_s: Seconds between SIGTERM and SIGKILL; by default the agent's own.
+
+        Raises:
+            UnknownAgent: There is none.
+            AuditUnavailable: It could not be recorded; nothing was done.
+        """
+        agent = self._table.get(key)
+        if agent.settling is not None and not agent.live:
+            with suppress(GrooveError):
+                await agent.settling.wait()
+        if agent.live:
+            await self._stop_live(agent, actor, agent.spec.grace_s if grace_s is None else grace_s)
+        elif agent.state in ("parked", "interrupted"):
+            await self._carry(partial(self._lay_to_rest, agent, actor))
+        else:
+            agent.again = False
+            await agent.done.wait()
+        return agent.view()
+
+    async def _stop_live(self, agent: Agent, actor: Actor, grace_s: float) -> None:
+        done, seq = agent.done, 0
+        agent.again = False
+        agent.grace_s = grace_s
+        if agent.state != "stopping":
+            seq = self._table.move(agent, "stop", actor, f"stopped by {actor}")
+        if agent.waiting is not None:
+            agent.nudge()
+        elif agent.tree is not None and self._nursery is not None:
+            # Its end is under way, perhaps with a longer grace.
+            self._nursery.start_soon(agent.tree.stop, grace_s)
+        await self._table.durable(seq)
+        await done.wait()
+
+    async def _lay_to_rest(self, agent: Agent, actor: Actor) -> None:
+        await end_one(agent.id, self._census)
+        seq = self._table.move(agent, "stop", actor, f"stopped by {actor}")
+        await self._holdings.release(agent, "the agent is stopped", actor)
+        await self._table.save(agent)
+        await self._table.durable(seq)
+
+    async def remove(self, key: str, actor: Actor) -> AgentView:
+        """Forgets an agent that does not run: its scope, its directory, its output.
+
+        The audit log keeps the facts.
+
+        Raises:
+            UnknownAgent: There is none.
+            WrongState: It is live, or being started; stop it first.
+            AuditUnavailable: It could not be recorded; nothing was done.
+        """
+        agent = self._table.get(key)
+        await self._carry(partial(self._remove, agent, actor))
+        return agent.view()
+
+    async def _remove(self, agent: Agent, actor: Actor) -> None:
+        if agent.live or agent.settling is not None:
+            detail = f"{agent.name} is {agent.state}; stop it before removing it"
+            raise WrongState(detail, state=agent.state)
+        await agent.done.wait()
+        if agent.state == "interrupted":
+            await end_one(agent.id, self._census)
+        self._table.get(agent.id)
+        seq = self._table.note(agent, "remove", actor, before=agent.state)
+        self._table.drop(agent)
+        await self._holdings.release(agent, "the agent was removed", actor)
+        await self._starting.erase(agent)
+        await self._table.durable(seq)
+
+    # Changing
+
+    async def instruct(self, key: str, text: str, actor: Actor) -> AgentView:
+        """Hands a follow-up to a running, interactive agent; returns when it is on its way.
+
+        Raises:
+            UnknownAgent: There is none.
+            WrongState: It doesn't run, or doesn't read follow-ups.
+            BadRequest: The text can't be put to it.
+            Busy: It hasn't read the last ones yet.
+            AuditUnavailable: It could not be recorded; nothing was sent.
+        """
+        text = validated(InstructRequest(text=text), InstructRequest).text
+        agent = self._table.get(key)
+        if agent.input is None or agent.state != "running":
+            doing = "reads no follow-ups" if agent.state == "running" else f"is {agent.state}"
+            raise WrongState(f"{agent.name} {doing}", state=agent.state)
+        data = self._launcher.providers[agent.spec.provider].instruct(text)
+        if agent.input.statistics().current_buffer_used >= MAX_FOLLOW_UPS:
+            detail = f"{agent.name} has not read its last {MAX_FOLLOW_UPS} follow-ups yet"
+            raise Busy(detail)
+        seq = self._table.note(agent, "instruct", actor, characters=len(text))
+        agent.input.send_nowait(data)
+        await self._table.durable(seq)
+        return agent.view()
+
+    async def patch(self, key: str, patch: AgentPatch, actor: Actor) -> AgentView:
+        """Changes an agent's name, restart policy or grace; the policy counts from now on.
+
+        Raises:
+            UnknownAgent: There is none.
+            BadRequest: A field breaks the schema.
+            NameTaken: Another agent has the name.
+            AuditUnavailable: It could not be recorded; nothing was changed.
+        """
+        patch = validated(patch, AgentPatch)
+        agent = self._table.get(key)
+        changes = {
+            field: value
+            for field in ("name", "restart", "grace_s")
+            if (value := getattr(patch, field)) is not UNSET
+        }
+        await self._carry(partial(self._patch, agent, changes, actor))
+        return agent.view()
+
+    async def _patch(self, agent: Agent, changes: dict[str, Any], actor: Actor) -> None:
+        before = agent.name
+        after = changes.get("name", before)
+        self._table.take_name(agent.id, after)
+        try:
+            seq = self._table.note(agent, "patch", actor, changes=msgspec.to_builtins(changes))
+        except GrooveError:
+            if after != before:
+                self._table.drop_name(after)
+            raise
+        self._table.respec(agent, msgspec.structs.replace(agent.spec, **changes))
+        if after != before:
+            self._table.drop_name(before)
+            with suppress(UnknownAgent, Draining):  # it holds no scope now
+                await self._broker.rename(agent.id, after, actor)
+        await self._save_spec(agent)
+        await self._table.durable(seq)
+
+    async def _save_spec(self, agent: Agent) -> None:
+        async with agent.saving:
+            try:
+                await trio.to_thread.run_sync(self._store.save_spec, agent.id, agent.spec)
+            except OSError as error:
+                _log.warning("the changes to %s can't be saved: %s", agent.name, error)
+
+    async def _carry(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does work to its end, whatever becomes of the caller who waits for it."""
+        if self._nursery is None:
+            raise Draining
+        settling = Settling()
+
+        async def carried() -> None:
+            try:
+                await work()
+            except GrooveError as error:
+                settling.settle(error)
+            else:
+                settling.settle()
+
+        self._nursery.start_soon(carried)
+        await settling.wait()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import trio
-from trio import socket
+import trio.socket
 
 from groove_trio.rules.admission import DEFAULT_PORT, FALLBACK_PORTS, check_bind
 from groove_trio.shell.holders import port_holder
@@ -48,9 +48,13 @@ async def open_listeners(host: str, port: int | None) -> list[trio.SocketListene
     addresses = await resolve(host)
     check_bind(host, addresses)
     for candidate in _candidates(port):
-        listeners = await _open_all(host, addresses, candidate)
-        if listeners is not None:
-            return listeners
+        try:
+            return await _open_all(host, addresses, candidate)
+        except PermissionError as error:
+            raise PortTaken(f"The system keeps port {candidate} for privileged users.") from error
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
     raise await _port_taken(_candidates(port))
 
 
@@ -69,18 +73,16 @@ async def resolve(host: str) -> list[str]:
     """
     if not _PLAIN.match(host):
         return []
-    numeric = socket.AI_NUMERICHOST if ":" in host else 0
+    numeric = trio.socket.AI_NUMERICHOST if ":" in host else 0
     try:
-        found = await socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=numeric)
+        found = await trio.socket.getaddrinfo(host, 0, type=trio.socket.SOCK_STREAM, flags=numeric)
     except (OSError, UnicodeError):
         return []
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
-async def _open_all(
-    host: str, addresses: Sequence[str], port: int
-) -> list[trio.SocketListener] | None:
-    """Binds `port` on every address, or on none and returns None when it is taken.
+async def _open_all(host: str, addresses: Sequence[str], port: int) -> list[trio.SocketListener]:
+    """Binds `port` on every address, or on none.
 
     A name may stand for an address that this machine lacks (``::1`` without IPv6); that one
     is left out as long as another remains.
@@ -97,12 +99,8 @@ async def _open_all(
                 missing = error
             else:
                 port = port or listeners[0].socket.getsockname()[1]
-    except BaseException as error:
+    except BaseException:
         _close(listeners)
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            return None
-        if isinstance(error, PermissionError):
-            raise PortTaken(f"The system keeps port {port} for privileged users.") from error
         raise
     if not listeners:
         raise BindRefused(f"{shown(host)} is not an address of this machine.") from missing
@@ -110,15 +108,15 @@ async def _open_all(
 
 
 async def _open_one(host: str, address: str, port: int) -> trio.SocketListener:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
+    sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
     try:
         # Lets a restarted daemon have its port back while old connections linger. On Linux two
         # listening sockets never share a port by it: the second gets EADDRINUSE. SO_REUSEPORT
         # would let two daemons, or a squatter of the same user, share one; it is not set.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        if family == trio.socket.AF_INET6:
+            sock.setsockopt(trio.socket.IPPROTO_IPV6, trio.socket.IPV6_V6ONLY, 1)
         await sock.bind((address, port))
         check_bind(host, [sock.getsockname()[0]])
         sock.listen(BACKLOG)

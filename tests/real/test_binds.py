@@ -230,3 +230,15 @@ async def test_cancelling_leaves_no_socket() -> None:
         await open_listeners("127.0.0.1", 0)
     assert scope.cancelled_caught
     assert own_sockets() == before
+
+
+async def test_a_port_that_this_user_may_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def forbid(*arguments: object) -> trio.SocketListener:
+        await trio.lowlevel.checkpoint()
+        raise PermissionError
+
+    monkeypatch.setattr(binds, "_open_one", forbid)
+    with pytest.raises(PortTaken, match="port 80 for privileged users"):
+        await open_listeners("127.0.0.1", 80)

@@ -148,11 +148,11 @@ def _understand(report: bytes, guard: int, project: Path) -> Started:
         told: dict[str, Any] = msgspec.json.decode(report, type=dict[str, Any])
     except msgspec.DecodeError:
         told = {}
-    if "url" in told:
-        return Started(told["version"], told["url"], told["pid"], told["project"])
+    if told and "type" not in told:
+        return Started(**told)
     code = os.waitstatus_to_exitcode(os.waitpid(guard, 0)[1])
-    if "type" in told:
-        raise error_from(told.get("status", 500), report)
+    if told:
+        raise error_from(told["status"], report)
     log = project / STATE_DIR / LOG
     raise GrooveError(
         f"the daemon ended with {code} before it listened ({_end_of(log)}); see {log}"

@@ -49,7 +49,7 @@ from groove_trio.shell.segments import (
     verify_log,
 )
 from groove_trio.words.clock import rfc3339
-from groove_trio.words.errors import AlreadyRunning, AuditUnavailable
+from groove_trio.words.errors import AlreadyRunning, AuditUnavailable, UnsafeState
 from groove_trio.words.schemas import SYSTEM, AuditEntry, AuditPage
 
 __all__ = ["AuditLog", "open_audit", "verify_log"]
@@ -235,7 +235,7 @@ class AuditLog:
         except OSError as error:
             self._sync_failed(error)
             raise
-        with suppress(OSError):  # where the next can't be made, this one just grows on
+        with suppress(OSError, UnsafeState):  # where the next can't be made, this one just grows on
             self._open_segment(self._number + 1)
             self._full.append(full)
 

@@ -278,7 +278,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 f"{shown(str(path))} is a symbolic link, not a segment of the log."
             ) from error
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnsafeState(f"{shown(str(path))} is not a regular file.")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UnsafeState(f"{shown(str(path))} is not a regular file.")
         yield file

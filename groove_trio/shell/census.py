@@ -276,7 +276,7 @@ class Census:
         return new
 
     def _add_children(self) -> list[Process]:
-        new = []
+        new: list[Process] = []
         for pid in read_children(self._me):
             known = self._processes.get(pid)
             if known is None or (known.parent != self._me and pid not in self._roots):

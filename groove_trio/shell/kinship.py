@@ -42,8 +42,8 @@ class Roll:
             running away beneath our looks.
     """
 
-    members: dict[AgentId, list[Process]] = field(default_factory=dict)
-    strangers: list[Process] = field(default_factory=list)
+    members: dict[AgentId, list[Process]] = field(default_factory=dict[AgentId, list[Process]])
+    strangers: list[Process] = field(default_factory=list[Process])
     elusive: bool = False
 
 
@@ -86,7 +86,7 @@ class Kinship:
         if process.key in self._untagged or process.session == self._own_session:
             return None
         agent = self._read_tag(process)
-        if agent in self._known:
+        if agent is not None and agent in self._known:
             self._belongs[process.key] = agent
             return agent
         self._untagged.add(process.key)
@@ -185,7 +185,7 @@ class Kinship:
         leader is somebody who is not remembered.
         """
         sessions = dict(self._sessions)
-        used = set()
+        used: set[int] = set()
         for process in processes.values():
             used.add(process.session)
             agent = self._belongs.get(process.key)

@@ -13,44 +13,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import trio
 
 from groove_trio.shell.census import Census
 from groove_trio.shell.ending import KILL_S, Ending
-from groove_trio.words.errors import GrooveError, OutOfResources, SpawnFailed, shown
+from groove_trio.shell.spawning import Command, Pipes, check_headroom, explained, spawn
+from groove_trio.words.errors import SpawnFailed
 from groove_trio.words.schemas import AgentId
 
 READ_BYTES = 65_536
 """The most that one `Tree.receive` gives: what a pipe of Linux holds."""
-
-HEADROOM = 32
-"""Descriptors that spawning leaves free, so that what runs can still be watched and stopped."""
-
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}
-
-_REASONS = {
-    errno.ENOENT: "there is no such program",
-    errno.EACCES: "it is not executable, or a directory above it may not be entered",
-    errno.ENOEXEC: "it is not a program: neither a binary of this machine nor a #! script",
-    errno.E2BIG: "the arguments and the environment together are longer than the kernel takes",
-    errno.ENOTDIR: "a part of the path is not a directory",
-    errno.ELOOP: "the path has too many symbolic links",
-    errno.ENAMETOOLONG: "the path is too long",
-    errno.ETXTBSY: "the program is being written to",
-    errno.EPERM: "the kernel does not permit it",
-    errno.EMFILE: "the daemon has no file descriptor left",
-    errno.ENFILE: "the machine has no file descriptor left",
-    errno.ENOMEM: "the machine has no memory left",
-    errno.EAGAIN: "the machine or the user has too many processes",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +71,7 @@ class Tree(trio.abc.AsyncResource):
         "pid",
     )
 
-    def __init__(self, agent: AgentId, pid: int, pidfd: int, pipes: _Pipes, census: Census) -> None:
+    def __init__(self, agent: AgentId, pid: int, pidfd: int, pipes: Pipes, census: Census) -> None:
         self.agent = agent
         self.pid = pid
         self._pidfd = pidfd
@@ -222,47 +199,6 @@ class Tree(trio.abc.AsyncResource):
         return descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """What to start, as it was asked for."""
-
-    argv: list[str]
-    cwd: str
-    place: int | None
-    env: dict[str, str]
-    descriptor_limit: int | None
-
-
-class _Pipes:
-    """The three pipes of a tree: our ends non-blocking, the child's ends as it expects them."""
-
-    __slots__ = ("ours", "theirs")
-
-    def __init__(self) -> None:
-        self.ours: list[int] = []
-        self.theirs: list[int] = []
-        try:
-            for _ in range(3):
-                reader, writer = os.pipe2(os.O_CLOEXEC)
-                to_child = not self.ours
-                self.ours.append(writer if to_child else reader)
-                self.theirs.append(reader if to_child else writer)
-            for descriptor in self.ours:
-                os.set_blocking(descriptor, False)
-        except OSError:
-            self.close_ours()
-            self.close_theirs()
-            raise
-
-    def close_ours(self) -> None:
-        for descriptor in self.ours:
-            os.close(descriptor)
-
-    def close_theirs(self) -> None:
-        for descriptor in self.theirs:
-            os.close(descriptor)
-
-
 async def open_tree(
     *,
     argv: Sequence[str],
@@ -289,16 +225,16 @@ async def open_tree(
 
     Raises:
         SpawnFailed: The program or the directory is at fault; `errno` names how.
-        OutOfResources: The machine is.
+        OutOfResources: The machine is at fault.
     """
     place, path = (cwd, f"/proc/self/fd/{cwd}") if isinstance(cwd, int) else (None, cwd)
-    command = _Command(list(argv), path, place, dict(env), descriptor_limit)
+    command = Command(list(argv), path, place, dict(env), descriptor_limit)
     await trio.lowlevel.checkpoint()
     # From here on no checkpoint: a census never sees a child that is not enrolled.
     try:
         return _open(command, agent, census)
     except OSError as fault:
-        raise _explained(fault, command) from fault
+        raise explained(fault, command) from fault
     except ValueError as fault:  # a NUL somewhere, or "=" in the name of a variable
         raise SpawnFailed(
             f"The program or its environment cannot be handed to the kernel: {fault}.",
@@ -307,15 +243,15 @@ async def open_tree(
         ) from fault
 
 
-def _open(command: _Command, agent: AgentId, census: Census) -> Tree:
+def _open(command: Command, agent: AgentId, census: Census) -> Tree:
     if not command.argv or not command.argv[0]:
         raise FileNotFoundError(errno.ENOENT, "no program is named")
     if command.place is not None and os.fstat(command.place).st_nlink == 0:
         raise FileNotFoundError(errno.ENOENT, "it was removed", command.cwd)
-    pipes = _Pipes()
+    pipes = Pipes()
     try:
-        _check_headroom(pipes)
-        pid = _spawn(command, pipes)
+        check_headroom(pipes)
+        pid = spawn(command, pipes)
     except BaseException:
         pipes.close_ours()
         raise
@@ -335,80 +271,12 @@ def _open(command: _Command, agent: AgentId, census: Census) -> Tree:
         raise
 
 
-def _spawn(command: _Command, pipes: _Pipes) -> int:
-    # Not in a thread: the interpreter holds its lock from vfork to exec in any case, and here
-    # nothing can come between the fork and the enrolment.
-    child = subprocess.Popen(
-        command.argv,
-        stdin=pipes.theirs[0],
-        stdout=pipes.theirs[1],
-        stderr=pipes.theirs[2],
-        cwd=command.cwd,
-        env=command.env,
-        start_new_session=True,
-        close_fds=True,
-    )
-    # From here on the child is ours alone: Popen would warn about it, poll it and reap it.
-    child.returncode = 0
-    if command.descriptor_limit is not None:
-        _limit_descriptors(child.pid, command.descriptor_limit)
-    return child.pid
-
-
-def _check_headroom(pipes: _Pipes) -> None:
-    # The kernel gives the lowest free number, so a high one means that few are left.
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and max(pipes.ours) + HEADROOM >= soft:
-        raise OSError(errno.EMFILE, "too few descriptors are left")
-
-
-def _limit_descriptors(pid: int, soft: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError):  # a set-user-id program, say: it keeps the daemon's
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(soft, hard), hard))
-
-
-def _explained(fault: OSError, command: _Command) -> GrooveError:
-    """Turns what exec, fork or pipe said into the error that tells whose fault it was."""
-    number = fault.errno or errno.EIO
-    name = errno.errorcode.get(number, str(number))
-    reason = _REASONS.get(number, os.strerror(number).lower())
-    if number in _SHORTAGES:
-        return OutOfResources(f"No process could be started: {reason} ({name}).", errno=name)
-    program = command.argv[0] if command.argv else ""
-    # Popen names the directory in its error if entering that was what failed.
-    if fault.filename == command.cwd != program:
-        return SpawnFailed(
-            f"The working directory cannot be entered: {os.strerror(number).lower()} ({name}).",
-            errno=name,
-            what="cwd",
-        )
-    if number == errno.ENOENT and "/" in program and Path(command.cwd, program).is_file():
-        reason = "the interpreter that it names does not exist"
-    return SpawnFailed(
-        f"The program {shown(program)} could not be started: {reason} ({name}).",
-        errno=name,
-        what="program",
-    )
-
-
 def signal_name(number: int) -> str:
     """The name of a signal, such as ``SIGKILL``; ``SIG42`` for those without one."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"SIG{number}"
-
-
-def raise_descriptor_limit() -> int:
-    """Raises this process's soft limit of descriptors to the hard one; gives what it was.
-
-    A thousand agents take over four thousand descriptors, and 1,024 is the usual limit. Hand
-    the old limit to `open_tree`: programs that use select(2) break above it.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return soft
 
 
 def _close(descriptor: int) -> int:

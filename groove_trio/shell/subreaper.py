@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -12,7 +12,7 @@ _GET_CHILD_SUBREAPER = 37
 
 
 @contextmanager
-def subreaper() -> Iterator[None]:
+def subreaper() -> Generator[None]:
     """Makes this process the one that adopts its orphaned descendants, while the block runs.
 
     Without it an orphan is adopted by init and leaves the process tree. What was set before

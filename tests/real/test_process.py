@@ -21,8 +21,9 @@ import trio.testing
 
 from groove_trio.shell.census import Census
 from groove_trio.shell.ending import end_leftovers
-from groove_trio.shell.process import Tree, open_tree, raise_descriptor_limit, signal_name
+from groove_trio.shell.process import Tree, open_tree, signal_name
 from groove_trio.shell.procfs import Process, read_children, read_process, send
+from groove_trio.shell.spawning import raise_descriptor_limit
 from groove_trio.shell.subreaper import subreaper
 from groove_trio.words.errors import OutOfResources, SpawnFailed
 from groove_trio.words.schemas import AgentId

@@ -97,9 +97,10 @@ async def start(
     drain_s: float,
 ) -> None:
     """Starts the parts, each within the one before; unwinding the stack is the shutdown."""
+    watch = await stack.enter_async_context(trio.open_nursery())
+    await watch.start(parts.census.run)
+    stack.callback(watch.cancel_scope.cancel)
     core = await stack.enter_async_context(trio.open_nursery())
-    stack.callback(core.cancel_scope.cancel)
-    await core.start(parts.census.run)
     await core.start(parts.broker.run)
     stack.callback(parts.broker.close)
     connections = await stack.enter_async_context(trio.open_nursery())

@@ -171,7 +171,7 @@ class Judge:
             agent=AgentId(legible(str(agent)[:MAX_NAME])),
             operation=legible(str(operation)[:MAX_NAME]),
             tool=legible(str(tool)[:MAX_TOOL]),
-            path=str(knock.path),
+            path=knock.path if isinstance(knock.path, str) else "",
         )
 
     def told(self, path: object) -> str:

@@ -21,6 +21,7 @@ as there are tokens, for whatever the patterns hold. There is no backtracking to
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable
 
 from groove_trio.rules.patterns import ANY, DEEP, STAR, CharClass, Token, Tokens, common
@@ -51,21 +52,19 @@ class Automaton:
         self._build()
 
     def _build(self) -> None:
-        places: dict[Token | None, list[int]] = {}
+        places: defaultdict[Token | None, list[int]] = defaultdict(list)
         for bit, token in enumerate(self.tokens):
-            places.setdefault(token, []).append(bit)
-        masks = {token: _mask(bits) for token, bits in places.items()}
-        self.matched = masks.pop(None, 0)
-        self._any, self._star = masks.pop(ANY, 0), masks.pop(STAR, 0)
-        self._deep = masks.pop(DEEP, 0)
+            places[token].append(bit)
+        self.matched, self._slash = _mask(places.pop(None, [])), _mask(places.pop("/", []))
+        self._any, self._star = _mask(places.pop(ANY, [])), _mask(places.pop(STAR, []))
+        self._deep = _mask(places.pop(DEEP, []))
         self._loops = self._star | self._deep
-        self._literals = {token: mask for token, mask in masks.items() if isinstance(token, str)}
-        self._classes = {t: mask for t, mask in masks.items() if isinstance(t, CharClass)}
-        self._slash = self._literals.pop("/", 0)
+        self._literals = {t: bits for t, bits in places.items() if isinstance(t, str)}
+        self._classes = {t: _mask(bits) for t, bits in places.items() if isinstance(t, CharClass)}
         self._edges = self._sweep()
         self.dot = self.at(".")
         taking = ((1 << len(self.tokens)) - 1) ^ self.matched ^ self._slash ^ self._loops
-        self.not_dot = taking & ~self._literals.get(".", 0)
+        self.not_dot = taking & ~self._literal(".")
         self._within = taking | self._star
         self._across = self._within | self._slash | self._deep
         self._fresh: int | None = None
@@ -94,9 +93,12 @@ class Automaton:
         mask = self._at.get(char)
         if mask is None:
             points, masks = self._edges
-            mask = self._literals.get(char, 0) | self._any | masks[bisect_right(points, ord(char))]
+            mask = self._literal(char) | self._any | masks[bisect_right(points, ord(char))]
             self._at[char] = mask
         return mask
+
+    def _literal(self, char: str) -> int:
+        return _mask(self._literals.get(char, []))
 
     def meeting(self, token: CharClass) -> int:
         """The bits whose token shares a character with a class, the dot aside."""
@@ -130,7 +132,7 @@ class Automaton:
         return mask
 
     def _plant(self) -> None:
-        begins: dict[int, int] = {ord(char): mask for char, mask in self._literals.items()}
+        begins = {ord(char): _mask(bits) for char, bits in self._literals.items()}
         for token, mask in self._classes.items():
             for low, _ in token.ranges:
                 begins[low] = begins.get(low, 0) | mask
@@ -218,8 +220,8 @@ class Automaton:
 
 def _mask(bits: list[int]) -> int:
     """The integer with these bits, which are in ascending order."""
-    if not bits:
-        return 0
+    if len(bits) <= 1:
+        return 1 << bits[0] if bits else 0
     buffer = bytearray((bits[-1] >> 3) + 1)
     for bit in bits:
         buffer[bit >> 3] |= 1 << (bit & 7)

@@ -22,16 +22,16 @@ back is as long as both patterns together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import groupby
+from typing import Final, NamedTuple
 
 from groove_trio.rules.automaton import Automaton
 from groove_trio.rules.patterns import ANY, DEEP, NAMEABLE, STAR, CharClass, Ranges, Token, Tokens
 from groove_trio.rules.patterns import common as shared_ranges
 
 Row = tuple[int, int, int, int]
+_SLASH: Final = "/"
 _EMPTY: Row = (0, 0, 0, 0)
 _START, _DOT, _DOTS, _INSIDE = range(4)
 
@@ -48,8 +48,7 @@ _MOVES = {
 _READABLE = "xabcdefghijklmnopqrstuvwyz0123456789_-ABCDEFGHIJKLMNOPQRSTUVWXYZé"
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A state of a pattern: whether it is matched, its loop, and its ways on.
 
     An edge without a token is taken without a character.
@@ -63,38 +62,51 @@ class Node:
 class Graph:
     """One pattern with all its expansions; the children of a node have smaller numbers."""
 
-    def __init__(self, runs: Sequence[Tokens]) -> None:
-        self._ids: dict[Node, int] = {}
-        root = self._grow(sorted(set(runs), key=_order), 0, None)
-        self.nodes = list(self._ids)
-        self.root = root
+    def __init__(self, runs: Iterable[Tokens]) -> None:
+        self._numbers: dict[Node, int] = {}
+        self._chains: dict[tuple[Tokens, Token | None], int] = {}
+        self.root = self._grow(list(dict.fromkeys(runs)), 0, None)
+        self.nodes = list(self._numbers)
+        del self._numbers, self._chains
 
     def _grow(self, runs: list[Tokens], depth: int, loop: Token | None) -> int:
+        """Numbers the node that `runs` reach together after `depth` tokens."""
+        if len(runs) == 1:
+            return self._chain(runs[0][depth:], loop)
+        groups: dict[Token, list[Tokens]] = {}
+        for run in runs:
+            if len(run) > depth:
+                groups.setdefault(run[depth], []).append(run)
         edges: list[tuple[Token | None, int]] = []
-        matched = len(runs[0]) == depth
-        for token, group in groupby(runs[matched:], key=lambda run: run[depth]):
-            rest = list(group)
-            child = self._grow(rest, depth + 1, STAR if token is STAR else None)
-            if token is DEEP:
-                edges.append((None, child))
-                child = self._number(Node(False, DEEP, (("/", child),)))
-            edges.append((None if token in {STAR, DEEP} else token, child))
+        for token, group in groups.items():
+            edges += self._edges(token, self._grow(group, depth + 1, _loop(token)))
+        matched = any(len(run) == depth for run in runs)
         return self._number(Node(matched, loop, tuple(edges)))
 
+    def _chain(self, run: Tokens, loop: Token | None) -> int:
+        """Numbers the nodes of a run that goes on alone; equal ends are one."""
+        key = run, loop
+        if key not in self._chains:
+            loops = [loop, *map(_loop, run)]
+            number = self._number(Node(True, loops[-1], ()))
+            for index in range(len(run) - 1, -1, -1):
+                number = self._number(Node(False, loops[index], self._edges(run[index], number)))
+            self._chains[key] = number
+        return self._chains[key]
+
+    def _edges(self, token: Token, child: int) -> tuple[tuple[Token | None, int], ...]:
+        if token is STAR:
+            return ((None, child),)
+        if token is DEEP:
+            return (None, child), (None, self._number(Node(False, DEEP, (("/", child),))))
+        return ((token, child),)
+
     def _number(self, node: Node) -> int:
-        return self._ids.setdefault(node, len(self._ids))
+        return self._numbers.setdefault(node, len(self._numbers))
 
 
-def _order(run: Tokens) -> tuple[tuple[int, object], ...]:
-    """Brings runs with equal beginnings together, the shorter first."""
-    return tuple(
-        (0, token)
-        if isinstance(token, str)
-        else (1, token.ranges)
-        if isinstance(token, CharClass)
-        else (2, token.sign)
-        for token in run
-    )
+def _loop(token: Token) -> Token | None:
+    return STAR if token is STAR else None
 
 
 def witness(graph: Graph, other: Automaton, start: int) -> str | None:
@@ -131,7 +143,7 @@ def _read(other: Automaton, row: Row, token: Token | None) -> Row:
     start, dot, dots, inside = row
     if token is None:
         return row
-    if token == "/":
+    if token == _SLASH:
         return other.step_slash(inside), 0, 0, 0
     dotted, plain = _takers(other, token)
     fresh, later = start | dot, dots | inside
@@ -251,7 +263,7 @@ def _takes(token: Token, char: str) -> bool:
     if token is DEEP:
         return True
     if char == "/":
-        return token == "/"
+        return token == _SLASH
     return token in {ANY, STAR} or (isinstance(token, CharClass | str) and char in token)
 
 
@@ -259,5 +271,5 @@ def _ranges(token: Token) -> Ranges:
     if isinstance(token, CharClass):
         return token.ranges
     if isinstance(token, str):
-        return () if token == "/" else ((ord(token), ord(token)),)
+        return () if token == _SLASH else ((ord(token), ord(token)),)
     return NAMEABLE

@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Final
 
 from groove_trio.words.errors import InvalidScope, shown
@@ -66,6 +66,7 @@ DEEP: Final = Wild("**/")
 Token = str | Wild | CharClass
 Tokens = tuple[Token, ...]
 
+_WILD: Final[dict[str, Token]] = {"?": ANY, "*": STAR}
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CLASS = r"\[!?\]?[^\]]*\]"
@@ -150,8 +151,11 @@ def flat(text: str) -> Tokens:
 def _name(text: str) -> Tokens:
     if not text:
         raise ValueError("has an empty name, as in '//'")
-    tokens = tuple(map(_token, _TOKEN.findall(text)))
-    if any(a is STAR and b is STAR for a, b in zip(tokens, tokens[1:], strict=False)):
+    if "[" in text or "]" in text:
+        tokens: Tokens = tuple(map(_token, _TOKEN.findall(text)))
+    else:
+        tokens = tuple([_WILD.get(char, char) for char in text])
+    if "**" in text and any(a is STAR is b for a, b in pairwise(tokens)):
         raise ValueError("has '**' glued to other text; it must be a whole name")
     if tokens in {(".",), (".", ".")}:
         raise ValueError(f"has the name '{'.' * len(tokens)}'")
@@ -159,17 +163,11 @@ def _name(text: str) -> Tokens:
 
 
 def _token(text: str) -> Token:
-    match text:
-        case "*":
-            return STAR
-        case "?":
-            return ANY
-        case "[":
-            raise ValueError("has a '[' that is not closed within its name")
-        case "]":
-            raise ValueError("has a ']' without its '['")
-        case _:
-            return text if len(text) == 1 else _char_class(text)
+    if text == "[":
+        raise ValueError("has a '[' that is not closed within its name")
+    if text == "]":
+        raise ValueError("has a ']' without its '['")
+    return _WILD.get(text, text) if len(text) == 1 else _char_class(text)
 
 
 def _char_class(text: str) -> Token:

@@ -17,7 +17,7 @@ Cost: microseconds for what is common; docs/discussion/scopes.md has the worst c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from groove_trio.rules.automaton import Automaton
@@ -25,7 +25,7 @@ from groove_trio.rules.index import ScopeIndex
 from groove_trio.rules.overlap import Graph, witness
 from groove_trio.rules.patterns import Tokens, expand, flat, refusal
 from groove_trio.rules.protected import PROTECTED, protected_by, protection, shields
-from groove_trio.rules.shapes import Ends, Shape, ends_of, shape_of
+from groove_trio.rules.shapes import Ends, ends_of, shape_of
 from groove_trio.words.errors import InvalidScope
 from groove_trio.words.schemas import MAX_PATTERNS
 
@@ -33,6 +33,8 @@ __all__ = ["PROTECTED", "Scope", "ScopeIndex", "overlap", "protected_by", "shiel
 
 # One pattern of 200 characters with 64 expansions fits.
 MAX_EXPANDED: Final = 16_384
+
+MAX_PARTS: Final = 128  # expansions that a scope files one by one in an index
 
 
 class Scope:
@@ -53,7 +55,7 @@ class Scope:
         self._runs = _read(self.patterns)
         self._pattern_of = tuple(number for number, runs in enumerate(self._runs) for _ in runs)
         self._shapes = tuple(shape_of(run) for runs in self._runs for run in runs)
-        self._ends = tuple(map(ends_of, self._runs))
+        self._ends: tuple[Ends, ...] | None = None
         self._graphs: list[Graph | None] = [None] * len(self.patterns)
         self._automaton: Automaton | None = None
 
@@ -120,15 +122,33 @@ class Scope:
 
     @property
     def ends(self) -> tuple[Ends, ...]:
-        """The literal ends of each pattern."""
+        """The literal ends of each pattern, all its expansions taken together."""
+        if self._ends is None:
+            self._ends = tuple(map(ends_of, self._runs))
         return self._ends
 
-    def meet(self, pattern: int, other: Scope, others: Iterable[int]) -> str | None:
-        """A path that one pattern and one of some patterns of another scope match, or None."""
-        wanted = set(others)
+    def parts(self) -> list[tuple[Ends, int, tuple[int, ...]]]:
+        """The literal ends of everything that is held: ends, pattern, expansions.
+
+        Each expansion by itself; if there are very many, those of one pattern together.
+        """
+        if len(self._pattern_of) <= MAX_PARTS:
+            numbered = enumerate(self._pattern_of)
+            runs = [run for each in self._runs for run in each]
+            return [(ends_of([runs[run]]), pattern, (run,)) for run, pattern in numbered]
+        return [
+            (ends, pattern, tuple(self.expansions_of([pattern])))
+            for pattern, ends in enumerate(self.ends)
+        ]
+
+    def expansions_of(self, patterns: Collection[int]) -> list[int]:
+        """The numbers of all expansions of some patterns."""
+        return [run for run, number in enumerate(self._pattern_of) if number in patterns]
+
+    def meet(self, pattern: int, other: Scope, expansions: Iterable[int]) -> str | None:
+        """A path that one pattern and some expansions of another scope match, or None."""
         automaton = other.automaton()
-        runs = [run for run, number in enumerate(other._pattern_of) if number in wanted]
-        return witness(self.graph(pattern), automaton, automaton.start(runs)) if runs else None
+        return witness(self.graph(pattern), automaton, automaton.start(sorted(expansions)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scope) and self.patterns == other.patterns
@@ -147,13 +167,12 @@ def _read(patterns: tuple[str, ...]) -> tuple[tuple[Tokens, ...], ...]:
         try:
             texts = expand(pattern)
             room -= sum(map(len, texts))
-            if room < 0:
-                raise ValueError(
-                    f"brings the scope to more than {MAX_EXPANDED} characters, braces expanded"
-                )
-            found.append(tuple(dict.fromkeys(map(flat, texts))))
+            found.append(tuple(dict.fromkeys(map(flat, texts))) if room >= 0 else ())
         except ValueError as problem:
             raise refusal(pattern, str(problem)) from None
+        if room < 0:
+            most = f"more than {MAX_EXPANDED} characters, braces expanded"
+            raise refusal(pattern, f"brings the scope to {most}")
     return tuple(found)
 
 
@@ -164,7 +183,7 @@ def _real(path: str) -> bool:
 def overlap(a: Scope, b: Scope) -> str | None:
     """A path that both scopes match, or None when there is none."""
     for number, ends in enumerate(a.ends):
-        near = [index for index, other in enumerate(b.ends) if ends.fit(other)]
-        if near and (found := a.meet(number, b, near)) is not None:
+        near = {index for index, other in enumerate(b.ends) if ends.fit(other)}
+        if near and (found := a.meet(number, b, b.expansions_of(near))) is not None:
             return found
     return None

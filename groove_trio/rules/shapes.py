@@ -6,7 +6,7 @@ decided entirely: ``a/b``, ``a/**``, ``a/b*c`` (one star, in the last name), ``a
 paths out. Shapes rely on the path being a resolved one, all of whose names are real.
 
 *Ends* rule out that two patterns overlap: their literal heads, their literal tails and the
-literal beginnings of their last names must each fit, that is, one must continue the other.
+literal beginnings of their last two names must each fit, that is, one must continue the other.
 
 Cost: a fraction of a microsecond each; linear in the text.
 """
@@ -38,25 +38,27 @@ class Shape(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What all expansions of one pattern have in common at their ends.
+    """What all paths of some expansions have in common at their ends.
 
     Attributes:
         head: What a path begins with.
-        tail: What a path ends with.
-        stem: What the last name of a path begins with.
+        tail: What a path ends with, spelled backwards.
+        last: What its last name begins with.
+        parent: What the name before the last begins with; a slash closes a whole name, and
+            a slash alone says that there is no such name.
     """
 
     head: str
     tail: str
-    stem: str
+    last: str
+    parent: str
 
     def fit(self, other: Ends) -> bool:
-        """False only if no path can have both ends."""
-        return (
-            (self.head.startswith(other.head) or other.head.startswith(self.head))
-            and (self.tail.endswith(other.tail) or other.tail.endswith(self.tail))
-            and (self.stem.startswith(other.stem) or other.stem.startswith(self.stem))
-        )
+        """False only if no path can have both ends: each text must continue the other."""
+        for mine, theirs in zip(self, other, strict=True):
+            if not (mine.startswith(theirs) or theirs.startswith(mine)):
+                return False
+        return True
 
 
 def shape_of(run: Tokens) -> Shape:
@@ -64,16 +66,36 @@ def shape_of(run: Tokens) -> Shape:
     head = _literal(run)
     if len(head) == len(run):
         return Shape(head, head, _exactly(head), head.count("/") + 1)
-    tail = _tail(run)
+    tail = _literal(run[::-1])[::-1]
     return Shape(head, tail, _decided(run[len(head) :], head, tail), head.count("/"))
 
 
 def ends_of(runs: Sequence[Tokens]) -> Ends:
-    """The ends of one pattern, given its expansions."""
-    heads = [_literal(run) for run in runs]
-    tails = [_tail(run)[::-1] for run in runs]
-    stems = [_literal(_last_name(run)) for run in runs]
-    return Ends(_shared(heads), _shared(tails)[::-1], _shared(stems))
+    """The ends that some expansions share."""
+    return Ends(*map(_shared, zip(*map(_ends, runs), strict=True)))
+
+
+def ends_of_path(path: str) -> Ends:
+    """The ends of a path, all of them known."""
+    parents, _, last = path.rpartition("/")
+    return Ends(path, path[::-1], last, parents.rpartition("/")[2] + "/")
+
+
+def _ends(run: Tokens) -> Ends:
+    last = _name_start(run, len(run))
+    parent = ""
+    if last == 0:
+        parent = "/"
+    elif run[last - 1] == "/":
+        parent = _literal(run[_name_start(run, last - 1) : last])
+    return Ends(_literal(run), _literal(run[::-1]), _literal(run[last:]), parent)
+
+
+def _name_start(run: Tokens, end: int) -> int:
+    """Where the name begins that ends before `end`."""
+    while end > 0 and run[end - 1] != "/" and run[end - 1] is not DEEP:
+        end -= 1
+    return end
 
 
 def _literal(run: Sequence[Token]) -> str:
@@ -84,18 +106,7 @@ def _literal(run: Sequence[Token]) -> str:
     return "".join(map(str, run))
 
 
-def _tail(run: Tokens) -> str:
-    return _literal(run[::-1])[::-1]
-
-
-def _last_name(run: Tokens) -> Tokens:
-    for index in range(len(run), 0, -1):
-        if run[index - 1] in {"/", DEEP}:
-            return run[index:]
-    return run
-
-
-def _shared(texts: list[str]) -> str:
+def _shared(texts: Sequence[str]) -> str:
     """What all texts begin with."""
     low, high = min(texts), max(texts)
     for index, char in enumerate(low):

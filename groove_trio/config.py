@@ -28,6 +28,8 @@ class Config:
             is open. Without it a grandchild that leaves its session can outlive its agent.
         kill_strangers: Whether adopted processes that belong to no agent are ended too.
             The daemon sets it; a program that starts children of its own does not.
+        descriptor_limit: The soft limit of open descriptors that agents get, where it is not
+            this process's own; a daemon raises its own and hands on what it was.
         guard_pid: The guard process that this one runs under, for the record.
     """
 
@@ -39,3 +41,4 @@ class Config:
     adopt_orphans: bool = True
     kill_strangers: bool = False
     guard_pid: int | None = None
+    descriptor_limit: int | None = None

@@ -85,6 +85,7 @@ def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
         hub=hub,
         census=census,
         providers=config.providers,
+        descriptor_limit=config.descriptor_limit,
     )
     return Parts(audit, hub, census, broker, supervisor)
 

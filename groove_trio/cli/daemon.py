@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from groove_trio import __version__
 from groove_trio.config import Config
 from groove_trio.guard import die_with_guard
 from groove_trio.rules.admission import DEFAULT_HOST
+from groove_trio.shell.spawning import raise_descriptor_limit
 from groove_trio.words.errors import EXIT_FAILURE, GrooveError
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     guard_pid = os.getppid()
     die_with_guard()
-    raise_file_limit()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.chdir(options.project)
     config = Config(
@@ -51,6 +50,7 @@ def main(arguments: list[str]) -> int:
         port=options.port,
         kill_strangers=True,
         guard_pid=guard_pid,
+        descriptor_limit=raise_descriptor_limit(),
     )
     try:
         return _run(config, options)
@@ -67,13 +67,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the ready line as JSON")
     parser.add_argument("--ready-fd", type=int, help="where to report, instead of stdout")
     return parser.parse_args(arguments)
-
-
-def raise_file_limit() -> None:
-    """Takes all the descriptors there are: an agent needs several, and 1,024 is for 250 agents."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:

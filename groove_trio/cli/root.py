@@ -73,6 +73,18 @@ class Root(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a verb. Ends without a word where click would have one to say."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _silence_output()
+            raise click.exceptions.Exit(READER_LEFT) from None
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        return result
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -88,13 +100,7 @@ class Root(click.Group):
         code = EXIT_FAILURE
         try:
             result = super().main(given, prog_name, complete_var, False, **extra)
-            sys.stdout.flush()
             code = result if isinstance(result, int) else 0
-        except BrokenPipeError:
-            _silence_output()
-            code = READER_LEFT
-        except (KeyboardInterrupt, click.Abort):
-            code = INTERRUPTED
         except click.ClickException as error:
             code = _show(error, given)
         except GrooveError as error:

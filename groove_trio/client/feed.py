@@ -131,11 +131,15 @@ class Feed:
         """Takes what was heard; nothing of it is lost if the answer to it can't be sent."""
         texts, replies, code = wire.take()
         self._ready.extend(_envelope(text) for text in texts)
-        if code is not None:
-            self._ended |= code in (NORMAL, GOING_AWAY)
-            await self._drop()
-        elif replies:
+        if code is None:
             await wire.say(replies)
+            return
+        self._wire = None
+        self._ended |= code in (NORMAL, GOING_AWAY)
+        try:
+            await wire.say(replies)
+        finally:
+            await wire.aclose()
 
     async def _reopen(self) -> None:
         wait = FIRST_WAIT_S
@@ -190,6 +194,8 @@ class _Wire:
         return True
 
     async def say(self, data: bytes) -> None:
+        if not data:
+            return
         self._torn = True
         with suppress(*BROKEN):
             await self._stream.send(data)
@@ -205,8 +211,8 @@ class _Wire:
                     texts.append(text)
                 case Ping(reply=reply):
                     replies += reply
-                case Closed(code=code, failed=failed):
-                    return texts, replies, ABNORMAL if failed else code
+                case Closed(code=code, reply=reply, failed=failed):
+                    return texts, replies + reply, ABNORMAL if failed else code
                 case _:
                     pass
         return texts, replies, None

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from groove_trio.client.feed import Feed
+from groove_trio.words.errors import UnknownAgent
 from groove_trio.words.events import (
     AgentRemoved,
     AgentStateChanged,
@@ -99,7 +100,11 @@ class Lines:
             self._feed = self._groove.events()
             await self._feed.open()
         elif self._behind:
-            page = await self._groove.output(self._id, self._fetched, MAX_PAGE)
+            try:
+                page = await self._groove.output(self._id, self._fetched, MAX_PAGE)
+            except UnknownAgent:  # forgotten meanwhile
+                self._over = True
+                return
             self._ready.extend(page.lines)
             self._fetched, self._behind = page.next, page.more
             self._over = self._ended and not page.more

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -377,3 +378,53 @@ def test_judge_lets_no_other_value_pass_for_yes(value: object, key: str) -> None
     assert answer["allow"] is True
     assert isinstance(answer["hookSpecificOutput"], dict)
     assert answer["hookSpecificOutput"]["permissionDecision"] == "allow"
+
+
+# With a real daemon
+
+
+def _spawned(daemon: Callable[..., Any], name: str, scope: str) -> dict[str, str]:
+    view = daemon("spawn", "--json", "--name", name, "--scope", scope, "--", "sleep", "60").json
+    return {"GROOVE_AGENT": view["id"]}
+
+
+def test_hook_asks_the_daemon(daemon: Any) -> None:
+    mine = _spawned(daemon, "hooked", "src/hooked/**")
+
+    def ask(tool: str, path: str) -> subprocess.CompletedProcess[str]:
+        body = {"hook_event_name": "PreToolUse", "tool_name": tool, "cwd": str(daemon.project),
+                "tool_input": {"file_path": path, "content": "x" * 200_000}}  # fmt: skip
+        return run(daemon.url, stdin=json.dumps(body), **mine)
+
+    granted = ask("Write", f"{daemon.project}/src/hooked/a.py")
+    assert granted.returncode == 0, granted.stderr
+    assert json.loads(granted.stdout)["hookSpecificOutput"]["permissionDecision"] == "allow"
+    assert_blocked(ask("Write", f"{daemon.project}/src/other.py"), "src/other.py")
+    assert_blocked(ask("Edit", "/etc/passwd"))
+    assert_blocked(ask("NoSuchTool", "src/hooked/a.py"))
+    actions = [each["action"] for each in daemon("audit", "--json", "-n", "0").lines]
+    assert any(action.startswith("knock") for action in actions)
+
+
+def test_hook_of_an_unknown_agent_is_blocked(daemon: Any) -> None:
+    assert_blocked(run(daemon.url, GROOVE_AGENT="00000000"))
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "nonsense", '{"a": 1, "a": 2}', '{"__proto__": 1}'])
+def test_hook_with_a_body_the_daemon_refuses_is_blocked(daemon: Any, body: str) -> None:
+    mine = {"GROOVE_AGENT": daemon("spawn", "--json", "--read-only", "--", "true").json["id"]}
+    assert_blocked(run(daemon.url, stdin=body, **mine))
+
+
+def test_hook_of_a_plain_knock_has_no_decision_and_is_blocked(daemon: Any) -> None:
+    mine = _spawned(daemon, "plain", "src/plain/**")
+    assert_blocked(run(daemon.url, stdin='{"path": "src/plain/a", "operation": "write"}', **mine))
+
+
+def test_hook_gets_its_answer_within_its_deadline_from_a_stopped_daemon(daemon: Any) -> None:
+    pid = daemon("status", "--json").json["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert_blocked(run(daemon.url, "--deadline", "0.3"), "no answer in time")
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -235,7 +235,7 @@ class Groove:
     def status(self) -> Status:
         """The daemon told."""
         parts = self._parts
-        states = Counter(view.state for view in self.agents())
+        states = Counter[str](view.state for view in self.agents())
         return Status(
             version=__version__,
             pid=os.getpid(),

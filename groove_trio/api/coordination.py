@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import trio
 from msgspec import UNSET, Meta, Struct
 
 from groove_trio.api.calls import Call
 from groove_trio.providers.hooks import Touch, read_hook, tool_operation
-from groove_trio.words.errors import BadRequest
+from groove_trio.words.errors import BadRequest, Busy
 from groove_trio.words.schemas import (
     MAX_NAME,
     CompleteRequest,
@@ -24,6 +25,9 @@ from groove_trio.words.schemas import (
     Source,
     Word,
 )
+
+ANSWER_S = 2.0
+"""How long a knock waits for the broker: an agent waits for it, so it is short."""
 
 
 class ExplainQuery(Word):
@@ -62,12 +66,16 @@ async def knock(call: Call[KnockQuery, KnockBody]) -> KnockAnswer:
     if not agent:
         raise BadRequest("the knock names no agent: give 'agent'", field="agent")
     touches, tool, source = _touches(body)
-    decisions: list[Decision] = [
-        await call.groove.knock(
-            agent, touch.operation, touch.path, tool=tool, actor=call.actor, source=source
-        )
-        for touch in touches
-    ]
+    decisions: list[Decision] = []
+    with trio.move_on_after(ANSWER_S) as limit:
+        decisions = [
+            await call.groove.knock(
+                agent, touch.operation, touch.path, tool=tool, actor=call.actor, source=source
+            )
+            for touch in touches
+        ]
+    if limit.cancelled_caught:
+        raise Busy(f"the knock was not answered within {ANSWER_S:g} s; try again shortly")
     denied = next((each for each in decisions if isinstance(each, Denied)), None)
     allow = denied is None
     reason = f"granted by {decisions[0].rule}" if denied is None else _why(denied)

@@ -13,7 +13,7 @@ from groove_trio.words import events
 from groove_trio.words.errors import BadRequest, GrooveError, NotAdmitted
 
 _REF = "#/components/schemas/{name}"
-EVERYWHERE = (BadRequest, NotAdmitted)
+EVERYWHERE: tuple[type[GrooveError], ...] = (BadRequest, NotAdmitted)
 
 
 class Problem(msgspec.Struct):

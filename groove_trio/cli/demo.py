@@ -31,7 +31,9 @@ FILES = {
     "docs/index.md": "# Manual\n",
 }
 
-API_STEPS = [
+Steps = list[dict[str, object]]
+
+API_STEPS: Steps = [
     {"do": "await", "path": "cues/api", "seconds": 60},
     {"do": "write", "path": "src/api/users.py", "text": "def users(): ...\n"},
     {"do": "append", "path": "src/api/server.py", "text": "routes['users'] = 1\n"},
@@ -45,7 +47,7 @@ API_STEPS = [
     {"do": "complete"},
     {"do": "read"},
 ]
-UI_STEPS = [
+UI_STEPS: Steps = [
     {"do": "await", "path": "cues/ui", "seconds": 60},
     {"do": "crash", "code": 7, "first": 2},
     {"do": "write", "path": "src/ui/form.html", "text": "<form></form>\n"},
@@ -55,7 +57,7 @@ UI_STEPS = [
     {"do": "declare", "paths": ["CHANGELOG.md"], "ttlS": 60},
     {"do": "read"},
 ]
-DOCS_STEPS = [
+DOCS_STEPS: Steps = [
     {"do": "await", "path": "cues/docs", "seconds": 60},
     {"do": "write", "path": "docs/users.md", "text": "# Users\n"},
     {"do": "ignore-sigterm"},
@@ -110,7 +112,7 @@ def make_project(root: Path) -> Path:
     return root
 
 
-def spec(name: str, scope: list[str], steps: list[dict[str, object]], **more: object) -> AgentSpec:
+def spec(name: str, scope: list[str], steps: Steps, **more: object) -> AgentSpec:
     """A scripted agent."""
     return AgentSpec(
         role="demo",

@@ -282,6 +282,7 @@ GOOD = {
     "close": get("/", "Connection: close"),
     "close among others": get("/", "Connection: x, Close"),
     "close and keep-alive": get("/", "Connection: close", "Connection: keep-alive"),
+    "keep-alive and close": get("/", "Connection: keep-alive", "Connection: close"),
     "keep-alive": get("/", "Connection: Keep-Alive"),
     "keep-alive with upgrade to nothing": get("/", "Connection: upgrade", "Upgrade: h2c"),
     "expect": post(b"abc", "Expect: 100-continue"),

@@ -17,7 +17,7 @@ for each owner that they meet.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from groove_trio.rules.shapes import Ends, ends_of_path

@@ -32,6 +32,7 @@ from groove_trio.rules.patterns import common as shared_ranges
 
 Row = tuple[int, int, int, int]
 _SLASH: Final = "/"
+_FULL_STOP: Final = "."
 _EMPTY: Row = (0, 0, 0, 0)
 _START, _DOT, _DOTS, _INSIDE = range(4)
 
@@ -160,7 +161,7 @@ def _takers(other: Automaton, token: Token) -> tuple[int | None, int | None]:
 
     None is not 0: where no bit takes the character, loops still do.
     """
-    if token == ".":
+    if token == _FULL_STOP:
         return other.dot, None
     if isinstance(token, str):
         return None, other.at(token)

@@ -95,6 +95,7 @@ class Broker:
         self._judge = Judge(str(root), self._table)
         self._file = LeaseFile(leases, self._table.leases)
         self._changes = Changes(self._judge, self._table, audit, self._file, publish, clock)
+        self._full = False
         self._send, self._receive = trio.open_memory_channel[Request](CAPACITY)
 
     # The task
@@ -136,6 +137,7 @@ class Broker:
             with suppress(trio.WouldBlock, trio.EndOfChannel):
                 while batch and len(batch) < BATCH:
                     batch.append(self._receive.receive_nowait())
+            self._full = False
             self._handle(batch)
 
     def _until_expiry(self, *, recorded: bool) -> float | None:
@@ -217,10 +219,7 @@ class Broker:
         knock = self._judge.plain(knock)
         request = KnockRequest(knock)
         try:
-            try:
-                self._send.send_nowait(request)
-            except trio.WouldBlock:
-                await self._send.send(request)
+            await self._enqueue(request)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return await self._deny(knock, denials.closing(knock.path))
         return await self._decision_of(request)
@@ -236,6 +235,17 @@ class Broker:
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return await self._deny(knock, denials.closing(knock.path))
         return await self._decision_of(request)
+
+    async def _enqueue(self, request: KnockRequest) -> None:
+        """Puts a request into the queue; where there is room, without a checkpoint of its own."""
+        if not self._full:
+            try:
+                self._send.send_nowait(request)
+            except trio.WouldBlock:
+                self._full = True  # spares the next callers the attempt, until the task drains
+            else:
+                return
+        await self._send.send(request)
 
     async def _decision_of(self, request: KnockRequest) -> Decision:
         await request.wait()

@@ -40,7 +40,8 @@ class GroupCommit:
         self._closed = False
         self._idle = trio.lowlevel.ParkingLot()
         self._hurry = trio.lowlevel.ParkingLot()
-        self._waiting = trio.lowlevel.ParkingLot()
+        self._running = _Group()
+        self._next = _Group()
         # Of its own, so that no crowd in the common limiter can hold up the log.
         self._limiter = trio.CapacityLimiter(1)
 
@@ -55,18 +56,19 @@ class GroupCommit:
         """Waits until change `version` is durable. Always checkpoints; safe to cancel.
 
         Raises:
-            OSError: A commit failed while this waited, or the task has ended.
+            OSError: The commit that should have made it durable failed, or the task has ended.
         """
         if self.done >= version:
             await trio.lowlevel.checkpoint()
-        while self.done < version:
-            if self._closed:
-                raise self.error or OSError("the log is closed")
-            failures = self.failures
+            return
+        if self._closed:
+            raise self.error or OSError("the log is closed")
+        group = self._running if self._running.version >= version else self._next
+        if self._hurry:
             self._hurry.unpark_all()
-            await self._waiting.park()
-            if failures != self.failures and self.done < version:
-                raise self.error or OSError("a commit failed")
+        await group.waiting.park()
+        if group.error is not None:
+            raise group.error
 
     async def run(self) -> None:
         """Commits whenever there is something to commit, until cancelled."""
@@ -74,7 +76,7 @@ class GroupCommit:
             while True:
                 while not self._dirty:
                     await self._idle.park()
-                if not self._waiting:
+                if not self._next.waiting:
                     with trio.move_on_after(self._lag_s):
                         await self._hurry.park()
                 await self._commit()
@@ -82,11 +84,14 @@ class GroupCommit:
                     await trio.sleep(RETRY_S)
         finally:
             self._closed = True
-            self._waiting.unpark_all()
+            for group in (self._running, self._next):
+                group.end(OSError("the log is closed"))
 
     async def _commit(self) -> None:
+        group, self._next = self._next, _Group()
+        self._running = group
         self._dirty = False
-        version = self._version
+        group.version = version = self._version
         try:
             job = self._prepare()
             await trio.to_thread.run_sync(job, limiter=self._limiter)
@@ -98,4 +103,20 @@ class GroupCommit:
             self._dirty |= self.error is not None  # once more, so that the owner can tell of it
             self.error = None
             self.done = version
-        self._waiting.unpark_all()
+        self._running = _Group()
+        group.end(self.error)
+
+
+class _Group:
+    """Those who wait for one commit, which makes changes up to `version` durable."""
+
+    __slots__ = ("error", "version", "waiting")
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.error: OSError | None = None
+        self.waiting = trio.lowlevel.ParkingLot()
+
+    def end(self, error: OSError | None) -> None:
+        self.error = error
+        self.waiting.unpark_all()

@@ -6,11 +6,10 @@ and names that do not exist yet are kept as they stand. What can't be said for s
 ``..`` through something missing, too many links, and links under ``/proc``, which mean one
 thing to the agent and another to us (``/proc/self/cwd``).
 
-Most paths hold no link at all, and for them there is a shortcut: open what is there without
-following anything further (``O_PATH``), and ask the kernel for its name. If that is the very
-text we began with, there was no link in it, because the kernel's name never has one. If it
-differs, the path is walked name by name. About 8 µs for the shortcut, 2 µs more per name for
-the walk.
+Most paths hold no link at all, and for them there is a shortcut: one ``openat2(2)`` that fails
+where it meets a link. If it does not, the path names what it says, and so does one of which
+the rest does not exist; else the path is walked name by name. About 5 µs for the shortcut,
+2 µs more per name for the walk, which also serves kernels before 5.6.
 
 The answer is true at the moment it is given. That nothing is swapped between the answer and
 the operation is the gate's business, which performs the operation on descriptors.
@@ -18,14 +17,34 @@ the operation is the gate's business, which performs the operation on descriptor
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import stat
+import struct
 
 from groove_trio.words.errors import BadRequest, OutsideProject, shown
 from groove_trio.words.schemas import MAX_PATH
 
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 _PROC = "/proc"
+
+# openat2(2), for which Python has no name; the number is the same on all architectures.
+_OPENAT2 = 437
+_AT_FDCWD = -100
+_NO_SYMLINKS = 0x04  # RESOLVE_NO_SYMLINKS
+_HOW_SIZE = 24  # struct open_how: flags, mode, resolve, 64 bits each
+_FOLLOWING = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _NO_SYMLINKS)
+_NOT_FOLLOWING = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _NO_SYMLINKS)
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = (
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+)
+_syscall.restype = ctypes.c_long
 
 
 def resolve(root: str, cwd: str, path: str, *, follow: bool = True) -> str:
@@ -70,40 +89,28 @@ def locate(cwd: str, path: str, *, follow: bool = True) -> str:
     if full.endswith(("/", "/.", "/..")):
         follow = True  # a directory is meant, so the kernel follows: path_resolution(7)
     try:
-        plain = None if "/.." in full else _shortcut(os.path.normpath(full), follow)
-        return plain if plain is not None else _walk(path, full, follow)
+        if "/.." not in full and "\0" not in full:
+            plain = os.path.normpath(full)
+            if plain.startswith("//"):
+                plain = plain[1:]  # which POSIX leaves open, and Linux does not
+            if _is_plain(plain, follow):
+                return plain
+        return _walk(path, full, follow)
     except OSError as error:
         raise _undecided(path, error.strerror or str(error)) from error
     except ValueError as error:  # NUL, or a text that no file name can be
         raise _undecided(path, str(error)) from error
 
 
-def _shortcut(plain: str, follow: bool) -> str | None:
-    """The name if no link is in it, None if one may be; `plain` is normal and without ``..``."""
-    if plain.startswith("//"):
-        return None  # normpath keeps two slashes, which POSIX leaves open; Linux does not
-    if follow:
-        try:
-            return plain if _kernel_name(plain) == plain else None
-        except FileNotFoundError:
-            pass
-    parent = plain.rpartition("/")[0] or "/"
-    try:
-        if _kernel_name(parent) != parent:
-            return None
-    except FileNotFoundError:
-        return None
-    if follow and _mode_of(plain) is not None:
-        return None  # a link that dangles leads elsewhere
-    return plain
-
-
-def _kernel_name(path: str) -> str:
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    finally:
+def _is_plain(path: str, follow: bool) -> bool:
+    """Whether no link is met on the way; `path` is absolute, normal and without ``..``."""
+    how = _FOLLOWING if follow else _NOT_FOLLOWING
+    descriptor = _syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, _HOW_SIZE)
+    if descriptor >= 0:
         os.close(descriptor)
+        return True
+    # What is missing holds no link, and a link that dangles is met before it is missed.
+    return ctypes.get_errno() == errno.ENOENT
 
 
 def _walk(asked: str, full: str, follow: bool) -> str:

@@ -15,6 +15,7 @@ from groove_trio.words.errors import BadRequest, HeadersTooLarge, PayloadTooLarg
 
 MAX_CHUNK_LINE = 256  # a size has 16 digits; Go's net/http takes 4096 with extensions
 MAX_CHUNK_SPARE = 16 * 1024  # extension bytes in one body, as Go's net/http and hyper bound it
+MAX_CHUNKS = 16_384  # in one body: 1 MiB in chunks of 64 bytes; each costs time however small
 MAX_TRAILER = 8190  # bytes of all trailer lines; as one header line
 _LINE_ALLOWED = 16  # bytes of a chunk line that are not counted as spare; Go's net/http
 
@@ -29,7 +30,17 @@ class ChunkedBody:
         body: What has come of it so far.
     """
 
-    __slots__ = ("_left", "_limit", "_line", "_size", "_spare", "_step", "_trailer", "body")
+    __slots__ = (
+        "_chunks",
+        "_left",
+        "_limit",
+        "_line",
+        "_size",
+        "_spare",
+        "_step",
+        "_trailer",
+        "body",
+    )
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -38,6 +49,7 @@ class ChunkedBody:
         self._left = 0  # bytes of the current chunk still to come
         self._line = b""  # an unfinished line
         self._spare = 0
+        self._chunks = 0
         self._trailer = 0
         self._step: Step = ChunkedBody._take_size
 
@@ -64,6 +76,9 @@ class ChunkedBody:
             raise BadRequest(f"The chunk size {_show(line)} is not a hexadecimal number.")
         self._left = int(match[1], 16)
         self._spare += max(0, len(line) - _LINE_ALLOWED)
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            raise BadRequest(f"A body may have {MAX_CHUNKS} chunks.", limit=MAX_CHUNKS)
         if self._spare > MAX_CHUNK_SPARE:
             raise BadRequest(f"Chunk extensions are limited to {MAX_CHUNK_SPARE} bytes.")
         self._size += self._left

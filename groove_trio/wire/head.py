@@ -136,9 +136,7 @@ def read_request(head: bytes, max_body: int) -> RequestHead:
     length, chunked = _read_framing(fields, version)
     if length is not None and length > max_body:
         raise PayloadTooLarge(f"The body is limited to {max_body} bytes.", limit=max_body)
-    ordinary = not chunked and version == b"1.1" and _DECIDING.isdisjoint(fields)
-    if not ordinary and not chunked and version == b"1.1":
-        ordinary = _only_keeps_alive(headers)
+    ordinary = not chunked and version == b"1.1" and _decides_nothing(headers, fields)
     return RequestHead(
         method,
         target.decode(),
@@ -201,8 +199,10 @@ def tokens(headers: Headers, name: bytes) -> list[bytes]:
     ]
 
 
-def _only_keeps_alive(headers: Headers) -> bool:
-    """Whether all that is said about the connection is ``keep-alive``, as many clients do."""
+def _decides_nothing(headers: Headers, fields: dict[bytes, bytes]) -> bool:
+    """Whether no field bears on the connection but a ``keep-alive``, as many clients send it."""
+    if _DECIDING.isdisjoint(fields):
+        return True
     said = [field for field in headers if field[0] in _DECIDING]
     return len(said) == 1 and said[0][0] == b"connection" and said[0][1].lower() == b"keep-alive"
 

@@ -4,7 +4,7 @@ A socket object is one side of one connection. What came from the network goes i
 `events` gives what it meant; the `send_*` methods give the bytes to write. wsproto parses and
 checks frames; this module does the handshake (wsproto takes any key), puts messages together
 within bounds (wsproto has none), answers pings, and brings a connection to its end: a broken
-rule comes out as `Closed` with the close frame to send.
+rule comes out as `Closed` with the close frame to send. What comes and goes is in `frames`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from __future__ import annotations
 import base64
 import io
 import secrets
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import wsproto.events
@@ -23,6 +21,28 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason
 
 from groove_trio.wire.deflate import OFFER, Deflate, answer_offers, read_answer
+from groove_trio.wire.frames import (
+    ABNORMAL,
+    BINARY,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    INVALID_DATA,
+    NO_STATUS,
+    NORMAL,
+    POLICY_VIOLATION,
+    PROTOCOL_ERROR,
+    TEXT,
+    TOO_BIG,
+    TRY_AGAIN_LATER,
+    BytesMessage,
+    Closed,
+    Event,
+    Ping,
+    Pong,
+    TextMessage,
+    server_frame,
+    text_frame,
+)
 from groove_trio.wire.handshake import (
     KEY_SIZE,
     VERSION,
@@ -35,93 +55,37 @@ from groove_trio.wire.head import Headers
 from groove_trio.wire.message import Fields, Request, Response, write_fields
 from groove_trio.words.errors import BadAnswer, shown
 
+__all__ = [
+    "ABNORMAL",
+    "GOING_AWAY",
+    "INTERNAL_ERROR",
+    "INVALID_DATA",
+    "MAX_CONTROL",
+    "MAX_FRAGMENTS",
+    "MAX_MESSAGE",
+    "NORMAL",
+    "NO_STATUS",
+    "POLICY_VIOLATION",
+    "PROTOCOL_ERROR",
+    "TOO_BIG",
+    "TRY_AGAIN_LATER",
+    "BytesMessage",
+    "ClientSocket",
+    "Closed",
+    "Event",
+    "Ping",
+    "Pong",
+    "ServerSocket",
+    "TextMessage",
+    "text_frame",
+]
+
 MAX_MESSAGE = 1024 * 1024  # websockets' max_size
 MAX_FRAGMENTS = 1024  # of one message; a message of MAX_MESSAGE in pieces of 1 KiB
 MAX_CONTROL = 125  # RFC 6455, section 5.5
 
-NORMAL = 1000
-GOING_AWAY = 1001
-PROTOCOL_ERROR = 1002
-NO_STATUS = 1005
-ABNORMAL = 1006
-INVALID_DATA = 1007
-POLICY_VIOLATION = 1008
-TOO_BIG = 1009
-INTERNAL_ERROR = 1011
-TRY_AGAIN_LATER = 1013
-
 OPEN = ConnectionState.OPEN
 LOCAL_CLOSING = ConnectionState.LOCAL_CLOSING
-
-_SHORT = 126
-_LONG = 0x10000
-_TEXT = 0x81  # FIN and opcode 1
-_BINARY = 0x82
-
-
-@dataclass(frozen=True, slots=True)
-class TextMessage:
-    """A whole text message."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class BytesMessage:
-    """A whole binary message."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """A ping; `reply` is the pong to write (empty when the connection is closing)."""
-
-    payload: bytes
-    reply: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """A pong, asked for or not."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The end; nothing comes after it.
-
-    Write `reply` (it may be empty), then close the stream: at once if `failed`, and a client
-    may wait a little for the server to close first. `code` is 1005 if the peer gave none,
-    1006 if it left without a word.
-    """
-
-    code: int
-    reason: str
-    reply: bytes = b""
-    failed: bool = False
-
-
-Event = TextMessage | BytesMessage | Ping | Pong | Closed
-
-
-def text_frame(payload: bytes) -> bytes:
-    """A ready server frame of one text message: encode once, write to many.
-
-    Args:
-        payload: UTF-8; not checked.
-    """
-    return _frame(_TEXT, payload)
-
-
-def _frame(first: int, payload: bytes) -> bytes:
-    size = len(payload)
-    if size < _SHORT:
-        return bytes((first, size)) + payload
-    if size < _LONG:
-        return struct.pack("!BBH", first, 126, size) + payload
-    return struct.pack("!BBQ", first, 127, size) + payload
 
 
 class _Socket:
@@ -174,13 +138,13 @@ class _Socket:
             text = text if isinstance(text, str) else text.decode()
             return self._send(wsproto.events.TextMessage(text))
         payload = text.encode() if isinstance(text, str) else text
-        return _frame(_TEXT, payload) if self.open else b""
+        return server_frame(TEXT, payload) if self.open else b""
 
     def send_bytes(self, data: bytes) -> bytes:
         """The bytes of a binary message; ``b""`` once the connection is closing."""
         if self._client or self._deflate is not None:
             return self._send(wsproto.events.BytesMessage(data))
-        return _frame(_BINARY, data) if self.open else b""
+        return server_frame(BINARY, data) if self.open else b""
 
     def ping(self, payload: bytes = b"") -> bytes:
         """The bytes of a ping (at most 125 bytes of payload); ``b""`` once closing."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groove_trio.wire import http
-from groove_trio.wire.body import MAX_CHUNK_LINE, MAX_CHUNK_SPARE, MAX_TRAILER
+from groove_trio.wire.body import MAX_CHUNK_LINE, MAX_CHUNK_SPARE, MAX_CHUNKS, MAX_TRAILER
 from groove_trio.wire.head import MAX_FIELDS, MAX_HEAD, MAX_LINE
 from groove_trio.wire.http import (
     CLOSED,
@@ -429,6 +429,12 @@ def test_chunk_extensions_are_bounded() -> None:
     fitting = MAX_CHUNK_SPARE // (MAX_CHUNK_LINE - 16)
     assert one(chunked((line + b"a\r\n") * fitting + b"0\r\n\r\n")).body == b"a" * fitting
     assert status_of(chunked((line + b"a\r\n") * (fitting + 1) + b"0\r\n\r\n")) == 400
+
+
+def test_the_number_of_chunks_is_bounded() -> None:
+    coded = b"1\r\na\r\n" * (MAX_CHUNKS - 1)
+    assert one(chunked(coded + b"0\r\n\r\n")).body == b"a" * (MAX_CHUNKS - 1)
+    assert status_of(chunked(coded + b"1\r\na\r\n0\r\n\r\n")) == 400
 
 
 def test_trailers_are_bounded() -> None:

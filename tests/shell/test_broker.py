@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -139,6 +140,8 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
         self.broken = False
+        self.flows = threading.Event()  # while unset, syncs take for ever
+        self.flows.set()
         self._write, self._sync, self._whole = os.write, os.fdatasync, os.fsync
         monkeypatch.setattr(os, "write", self.write)
         monkeypatch.setattr(os, "fdatasync", self.sync)
@@ -150,6 +153,7 @@ class Disk:
         return self._write(descriptor, data)
 
     def sync(self, descriptor: int) -> None:
+        self.flows.wait(10)
         if self.broken:
             raise OSError(errno.EIO, "Input/output error")
         self._sync(descriptor)
@@ -210,14 +214,24 @@ async def test_denied_knock_is_on_disk_before_it_is_answered(root: Path, disk: D
 
 
 async def test_granted_knock_does_not_wait_for_the_disk(root: Path, disk: Disk) -> None:
-    gate = trio.Event()
     async with running(root) as house:
         await house.add(A, "src/**")
-        disk.broken = True
+        disk.flows.clear()
         assert await house.may("src/main.py")
-        disk.broken = False
-        gate.set()
-        await until(lambda: house.audit.ok)
+        disk.flows.set()
+
+
+async def test_denied_knock_may_be_cancelled_while_the_disk_takes_its_time(
+    root: Path, disk: Disk
+) -> None:
+    async with running(root) as house:
+        await house.add(A, "src/**")
+        disk.flows.clear()
+        with trio.move_on_after(0.05) as scope:
+            await house.broker.knock(knock_on("docs/x"))
+        assert scope.cancelled_caught
+        disk.flows.set()
+        await house.denied("docs/x")
 
 
 async def test_path_is_relative_to_the_agents_directory(root: Path) -> None:
@@ -604,13 +618,15 @@ async def test_cancelled_reservation_is_given_back(root: Path) -> None:
             await house.broker.release(B, OWNER, "again")
 
 
-async def test_reservation_taken_back_is_recorded_as_such(root: Path) -> None:
+async def test_reservation_taken_back_is_recorded_as_such(root: Path, disk: Disk) -> None:
     async with running(root) as house:
+        disk.flows.clear()
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(house.add, A, "src/**")
                 await until(lambda: bool(house.broker.view().holdings))
                 scope.cancel()
+        disk.flows.set()
         spawn, undo = house.records()[-2:]
         assert (spawn["action"], undo["action"]) == ("agent.spawn", "undo")
         assert undo["detail"] == {"of": spawn["seq"]}
@@ -827,7 +843,7 @@ async def test_lease_that_cannot_be_saved_is_not_held(root: Path) -> None:
         await house.broker.declare(A, ["x"])
 
 
-async def test_cancelled_lease_is_given_back(root: Path) -> None:
+async def test_cancelled_lease_is_given_back(root: Path, disk: Disk) -> None:
     async with running(root) as house:
         await house.add(A)
         for steps in range(8):
@@ -839,11 +855,13 @@ async def test_cancelled_lease_is_given_back(root: Path) -> None:
                     scope.cancel()
             assert (house.broker.view().leases != []) != scope.cancelled_caught
             await house.broker.complete(A)
+        disk.flows.clear()
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(house.broker.declare, A, ["x"])
                 await until(lambda: bool(house.broker.view().leases))
                 scope.cancel()
+        disk.flows.set()
         assert house.broker.view().leases == []
         await until(lambda: house.saved() == [])
 

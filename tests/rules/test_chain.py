@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from groove_trio.rules.chain import (
     open_line,
     seal,
 )
+from groove_trio.rules.lifecycle import Trigger
 from groove_trio.words.schemas import OWNER, SYSTEM, AgentId, AuditEntry, agent_actor
 
 TIME = "2026-11-22T17:18:00.123456789Z"
@@ -260,6 +262,11 @@ def test_one_of_two_torn_lines_removed_shows() -> None:
     lines = repaired(chain(3), b'{"seq":4,"ti', b"{")
     flaw, _ = verify([*lines[:3], *lines[4:]])
     assert flaw is not None
+
+
+def test_every_action_says_what_it_tells() -> None:
+    assert {f"agent.{trigger}" for trigger in get_args(Trigger)} <= set(ACTIONS)
+    assert all(meaning.endswith(".") for meaning in ACTIONS.values())
 
 
 # What JSON can't carry

@@ -114,7 +114,7 @@ def check_bind(host: str, addresses: Sequence[str]) -> None:
             meant = "" if address == host else f", which is {shown(address)}"
             raise BindRefused(
                 f"{shown(host)}{meant}: the daemon only listens on this machine (127.0.0.1). "
-                "To reach it from another one, use an SSH tunnel or Tailscale.",
+                "To reach it from another one, use an SSH tunnel: ssh -L PORT:127.0.0.1:PORT.",
                 host=host,
                 address=address,
             )

@@ -86,7 +86,7 @@ def test_no_address_at_all_is_refused() -> None:
 
 
 def test_the_refusal_says_what_to_do_instead() -> None:
-    with pytest.raises(BindRefused, match=r"only listens on this machine.*SSH tunnel or Tailscale"):
+    with pytest.raises(BindRefused, match=r"only listens on this machine.*SSH tunnel"):
         check_bind("0.0.0.0", ["0.0.0.0"])
 
 

@@ -24,10 +24,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 
-from groove_trio.rules.patterns import ANY, DEEP, STAR, CharClass, Token, Tokens, common
-
-_DOT = ord(".")
-_NOT_DOT = ((0, _DOT - 1), (_DOT + 1, 0x10FFFF))
+from groove_trio.rules.patterns import ANY, DEEP, STAR, CharClass, Token, Tokens
 
 
 class Automaton:
@@ -105,8 +102,11 @@ class Automaton:
         mask = self._meeting.get(token)
         if mask is None:
             mask = self._any
-            for low, high in common(token.ranges, _NOT_DOT):
-                mask |= self.at(chr(low)) | self._beginning(low + 1, high)
+            for low, high in token.ranges:
+                if low != high:
+                    mask |= self.at(chr(low)) | self._beginning(low + 1, high)
+                elif chr(low) != ".":
+                    mask |= self.at(chr(low))
             self._meeting[token] = mask
         return mask
 

@@ -27,7 +27,17 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from groove_trio.rules.automaton import Automaton
-from groove_trio.rules.patterns import ANY, DEEP, NAMEABLE, STAR, CharClass, Ranges, Token, Tokens
+from groove_trio.rules.patterns import (
+    ANY,
+    DEEP,
+    DOT_RANGE,
+    NAMEABLE,
+    STAR,
+    CharClass,
+    Ranges,
+    Token,
+    Tokens,
+)
 from groove_trio.rules.patterns import common as shared_ranges
 
 Row = tuple[int, int, int, int]
@@ -166,7 +176,7 @@ def _takers(other: Automaton, token: Token) -> tuple[int | None, int | None]:
     if isinstance(token, str):
         return None, other.at(token)
     if isinstance(token, CharClass):
-        return other.dot if "." in token else None, other.meeting(token)
+        return other.dot if DOT_RANGE in token.ranges else None, other.meeting(token)
     return other.dot, other.not_dot
 
 

@@ -37,13 +37,20 @@ Ranges = tuple[tuple[int, int], ...]
 """Inclusive ranges of code points, sorted and disjoint."""
 
 # What a name of a path may hold: all but NUL and the slash. Surrogates stand for bytes that are
-# no UTF-8; `?` and `*` match them, a class does not, since no class can name them.
-NAMEABLE: Final[Ranges] = ((1, ord("/") - 1), (ord("/") + 1, 0xD7FF), (0xE000, 0x10FFFF))
+# no UTF-8; `?` and `*` match them, a class does not, since no class can name them. The dot is a
+# range of its own, here and so in every class, since names of dots alone are none.
+NAMEABLE: Final[Ranges] = (
+    (1, ord(".") - 1),
+    (ord("."), ord(".")),
+    (ord("/") + 1, 0xD7FF),
+    (0xE000, 0x10FFFF),
+)
+DOT_RANGE: Final = NAMEABLE[1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CharClass:
-    """One character of some ranges of code points."""
+    """One character of some ranges of code points; compared by identity, which is faster."""
 
     ranges: Ranges
 
@@ -170,6 +177,7 @@ def _token(text: str) -> Token:
     return _WILD.get(text, text) if len(text) == 1 else _char_class(text)
 
 
+@lru_cache(maxsize=4096)
 def _char_class(text: str) -> Token:
     negated = text[1] == "!"
     ranges = _merged(_read_ranges(text, 2 if negated else 1))

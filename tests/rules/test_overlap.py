@@ -74,7 +74,7 @@ def test_a_scope_is_bounded_with_its_braces_expanded() -> None:
     assert Scope([braces + "x" * 170])
     # 64 expansions of 128 characters are 8,192: two of them are the limit.
     patterns = [braces + letter * 122 for letter in "xy"]
-    assert 2 * 64 * 128 == MAX_EXPANDED
+    assert MAX_EXPANDED == 2 * 64 * 128
     assert Scope(patterns).matches("ababab" + "y" * 122)
     with pytest.raises(InvalidScope, match="braces expanded"):
         Scope([*patterns, "z"])

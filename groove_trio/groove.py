@@ -30,6 +30,7 @@ from groove_trio.shell.subreaper import subreaper
 from groove_trio.shell.supervisor import Supervisor
 from groove_trio.verbs import Groove, Parts, url_of
 from groove_trio.words.errors import OutsideProject, shown
+from groove_trio.words.events import Draining
 
 __all__ = ["Groove", "open_groove"]
 
@@ -38,8 +39,9 @@ __all__ = ["Groove", "open_groove"]
 async def open_groove(config: Config) -> AsyncIterator[Groove]:
     """Opens a groove on a project: listens, supervises, and closes tidily when the block ends.
 
-    Sets no signal handler, umask, working directory or logging. One error comes out as itself,
-    not inside nested groups. Cancelling the block is the hard way: agents are killed at once.
+    Sets no signal handler, umask, working directory or logging. An error in the block ends it as
+    tidily as its end would, and comes out as itself, not inside nested groups. Cancelling the
+    block is the hard way: agents are killed at once.
 
     Args:
         config: Where and how.
@@ -56,6 +58,8 @@ async def open_groove(config: Config) -> AsyncIterator[Groove]:
     """
     with flattened():
         async with AsyncExitStack() as stack:
+            held: list[BaseException] = []
+            stack.callback(let_out, held)
             project = await trio.to_thread.run_sync(real_directory, config.project)
             listeners = await open_listeners(config.host, config.port)
             for listener in listeners:
@@ -69,7 +73,11 @@ async def open_groove(config: Config) -> AsyncIterator[Groove]:
             await start(stack, parts, groove.door, listeners, config.drain_s)
             info = describe_self(groove.url, groove.port, __version__, config.guard_pid)
             await trio.to_thread.run_sync(claim.publish, info)
-            yield groove
+            # Thrown into the nurseries it would cancel the connections before they were told.
+            try:
+                yield groove
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - let out at the end
+                held.append(error)
 
 
 def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
@@ -114,7 +122,12 @@ async def start(
     stack.callback(end_connections)
     agents = await stack.enter_async_context(trio.open_nursery())
     await agents.start(parts.supervisor.run)
-    stack.push_async_callback(parts.supervisor.drain)
+
+    async def end_agents() -> None:
+        parts.hub.publish(Draining())
+        await parts.supervisor.drain()
+
+    stack.push_async_callback(end_agents)
     doors = await stack.enter_async_context(trio.open_nursery())
     await doors.start(accept_connections, listeners, door, connections)
     stack.callback(doors.cancel_scope.cancel)
@@ -145,6 +158,12 @@ def real_directory(path: Path) -> Path:
     if not real.is_dir():
         raise OutsideProject(f"the project {shown(str(path))} is not a directory")
     return real
+
+
+def let_out(held: list[BaseException]) -> None:
+    """Raises what was held back until everything was closed."""
+    for error in held:
+        raise error
 
 
 @contextmanager

@@ -26,6 +26,10 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False  # typing takes as long to import as all the rest
+if TYPE_CHECKING:
+    from typing import Any
+
 DEADLINE_S = 3.0
 MAX_DEADLINE_S = 60.0
 MAX_INPUT = 1_048_576  # bytes; what the daemon takes as a body
@@ -147,16 +151,18 @@ def _knock(address: tuple[str, int], agent: str, body: bytes) -> bytes:
 
 
 def _exchange(host: str, port: int, request: bytes) -> tuple[int, bytes]:
-    from _socket import AF_INET, AF_INET6, SOCK_STREAM, socket  # noqa: PLC0415
+    from _socket import AF_INET, AF_INET6, SOCK_STREAM, inet_pton, socket  # noqa: PLC0415
 
+    family = AF_INET6 if ":" in host else AF_INET
     # Numeric addresses only: resolving a name could ask a network, and the daemon gives numbers.
-    connection = socket(AF_INET6 if ":" in host else AF_INET, SOCK_STREAM)
+    inet_pton(family, host)
+    connection = socket(family, SOCK_STREAM)
     connection.connect((host, port))
     try:  # noqa: SIM105 - contextlib is one more import
         connection.sendall(request)
     except (BrokenPipeError, ConnectionResetError):
         pass  # a refusal may have come before all was sent; it is worth reading
-    import json  # noqa: F401, PLC0415 - loads while the daemon decides; `_judge` needs it
+    __import__("json")  # loads while the daemon decides; `_judge` needs it
 
     answer = bytearray()
     while chunk := connection.recv(65_536):
@@ -189,17 +195,19 @@ def _judge(status: int, content: bytes) -> bytes:
     import json  # noqa: PLC0415
 
     try:
-        answer = json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_refuse)
+        answer: dict[str, Any] = json.loads(
+            content.decode(), object_pairs_hook=_once, parse_constant=_refuse
+        )
     except (ValueError, RecursionError):
         raise Fault("the daemon's answer is not JSON") from None
-    if not isinstance(answer, dict):
+    if answer.__class__ is not dict:
         raise Fault("the daemon's answer is not an object")
     if status != 200:  # noqa: PLR2004 - OK
         raise Fault(f"the daemon refused the question with {status}: {_told(answer.get('detail'))}")
-    decision = answer.get("hookSpecificOutput")
+    decision: dict[str, Any] = answer.get("hookSpecificOutput", {})
     if answer.get("allow") is False:
         raise Refusal(_told(answer.get("reason")))
-    if answer.get("allow") is not True or not isinstance(decision, dict):
+    if answer.get("allow") is not True or decision.__class__ is not dict:
         raise Fault("the daemon's answer does not say whether it allows the call")
     if decision.get("permissionDecision") != "allow":
         raise Fault("the daemon's answer contradicts itself")

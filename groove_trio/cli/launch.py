@@ -110,7 +110,8 @@ def start_detached(project: Path, host: str = DEFAULT_HOST, port: int | None = N
     try:
         report = _read_report(reader)
     except BaseException:
-        os.kill(guard, signal.SIGTERM)  # our child, not waited for yet: its pid is its own
+        for number in (signal.SIGTERM, signal.SIGINT):  # the second bounds how long it takes
+            os.kill(guard, number)  # our child, not waited for yet: its pid is its own
         os.waitpid(guard, 0)
         raise
     finally:
@@ -190,6 +191,8 @@ def stop_daemon(project: Path, tell: Callable[[float], None] | None = None) -> D
     try:
         signal_daemon(info)
         _wait_gone(watched, tell)
+        with suppress(ChildProcessError):  # started by this very process, it is also ours to reap
+            os.waitpid(info.guard_pid, os.WNOHANG)
     finally:
         for descriptor in watched:
             os.close(descriptor)
@@ -205,9 +208,9 @@ def _open_process(pid: int) -> int | None:
 
 def _wait_gone(watched: list[int], tell: Callable[[float], None] | None) -> None:
     began = time.monotonic()
-    left = list(watched)
-    while left:
-        gone = select.select(left, [], [], TOLD_EVERY_S)[0]
-        left = [each for each in left if each not in gone]
-        if not gone and tell is not None:
-            tell(time.monotonic() - began)
+    for each in watched:
+        poll = select.poll()
+        poll.register(each, select.POLLIN)
+        while not poll.poll(TOLD_EVERY_S * 1000):
+            if tell is not None:
+                tell(time.monotonic() - began)

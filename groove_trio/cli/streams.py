@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
 
 import click
 
@@ -44,26 +43,23 @@ def logs(agent: str, follow: bool, lines: int | None, times: bool, as_json: bool
     async def work(groove: Client) -> None:
         view = await find_agent(groove, agent)
         after = 0 if lines is None else max(0, view.last_seq - lines)
-        async for page in _pages(groove, view.id, after, follow=follow):
-            sys.stdout.write("".join(map(text, page)))
-            sys.stdout.flush()
+        if follow:
+            async with groove.follow_output(view.id, after) as written:
+                async for line in written:
+                    _write(text(line))
+            return
+        more = True
+        while more:
+            page = await groove.output(view.id, after, MAX_PAGE)
+            _write("".join(map(text, page.lines)))
+            after, more = page.next, page.more
 
     run(work, None)
 
 
-async def _pages(
-    groove: Client, agent: str, after: int, *, follow: bool
-) -> AsyncIterator[list[OutputLine]]:
-    if follow:
-        async with groove.follow_output(agent, after) as lines:
-            async for line in lines:
-                yield [line]
-        return
-    more = True
-    while more:
-        page = await groove.output(agent, after, MAX_PAGE)
-        yield page.lines
-        after, more = page.next, page.more
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 @verb(

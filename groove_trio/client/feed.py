@@ -93,11 +93,13 @@ class Feed:
             Unreachable: Nobody listens there.
         """
         after = "" if self.seq is None else f"?after={self.seq}"
-        self._wire = await _open_wire(self._locate(), f"/ws{after}")
+        wire = await _open_wire(self._locate(), f"/ws{after}")
+        self._wire = wire
         try:
-            await self._take(self._wire)  # the first events may have come with the answer
+            await self._take(wire)  # the first events may have come with the answer
         except BaseException:
-            await self._drop()
+            self._wire = None
+            await wire.aclose()
             raise
 
     async def aclose(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ T = TypeVar("T")
 @asynccontextmanager
 async def connect_groove(
     url: str | None = None, project: str | os.PathLike[str] | None = None
-) -> AsyncIterator[Client]:
+) -> AsyncGenerator[Client, None]:
     """Connects to a running daemon; works under trio and under asyncio.
 
     ``` python

@@ -45,14 +45,19 @@ def within(project: Path, run: Run) -> Callable[..., None]:
                 try:
                     await body(groove)
                 finally:
-                    for view in await groove.agents():
-                        if view.pid is not None or view.state in {"backing-off", "starting"}:
-                            await groove.stop(view.id, 0)
-                        await groove.remove(view.id)
+                    with anyio.move_on_after(20, shield=True):
+                        await forget_all(groove)
 
         run(main)
 
     return runner
+
+
+async def forget_all(groove: Client) -> None:
+    for view in await groove.agents():
+        if view.pid is not None or view.state in {"backing-off", "starting"}:
+            await groove.stop(view.id, 0)
+        await groove.remove(view.id)
 
 
 def spec(name: str, *argv: str, scope: list[str] | None = None, **more: Any) -> AgentSpec:

@@ -253,6 +253,7 @@ def test_hook_tells_why_the_daemon_refused_the_question(lie: Callable[..., Liar]
         "http://127.0.0.1:1/x",
         "http://:1",
         "http://example.invalid:80",
+        "http://localhost:80",
         "http://127.0.0.1\r\nx: y:80",
     ],
 )

@@ -163,6 +163,24 @@ def test_agents_on_a_terminal_are_coloured_unless_objected(daemon: Daemon) -> No
     assert "\x1b[32m" not in on_terminal(NO_COLOR="1")
 
 
+def test_agents_are_watched_on_a_terminal(daemon: Daemon) -> None:
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "200", "LINES": "60"}
+    process = subprocess.Popen(
+        [*daemon.command, "agents", "--watch"], cwd=daemon.project, stdout=theirs, env=environment
+    )
+    os.close(theirs)
+    told = b""
+    while b"REASON" not in told:
+        told += os.read(ours, 65_536)
+    spawn(daemon, "watched", argv=("sleep", "60"))
+    while b"watched" not in told:
+        told += os.read(ours, 65_536)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    os.close(ours)
+
+
 def test_agent_goes_by_id_name_and_the_start_of_either(daemon: Daemon) -> None:
     told = spawn(daemon, "findable-one", argv=("echo", "here"))
     until_state(daemon, told.id, "completed")

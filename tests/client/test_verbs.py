@@ -12,7 +12,7 @@ import pytest
 from groove_trio.cli.launch import start_detached, stop_daemon
 from groove_trio.client import Client, connect_groove
 from groove_trio.words import errors
-from groove_trio.words.events import AgentAdded, AgentRemoved, OutputAppended, Snapshot
+from groove_trio.words.events import AgentAdded, AgentRemoved, Draining, OutputAppended, Snapshot
 from groove_trio.words.schemas import (
     AgentPatch,
     AgentSpec,
@@ -278,8 +278,8 @@ def test_events_end_with_the_daemon(tmp_path: Path, run: Run) -> None:
         ):
             assert isinstance((await anext(events)).event, Snapshot)
             tasks.start_soon(anyio.to_thread.run_sync, stop_daemon, tmp_path)
-            async for _ in events:
-                pass
+            last = [envelope.event async for envelope in events][-1]
+            assert last == Draining()
             with pytest.raises(StopAsyncIteration):
                 await anext(events)
 

@@ -375,6 +375,12 @@ async def test_repair_that_is_cut_as_well_is_repaired(tmp_path: Path, disk: Disk
                 await log.record(entry(3))
             verdict = verify_log(directory)
             assert verdict.ok, (first, second, verdict)
+            void = 0
+            for record in records(directory)[1:-2]:  # between the opening and entry 3
+                if record["action"] == "audit.repair":
+                    assert record["detail"]["void"] == void
+                void = 0 if record["action"] == "audit.repair" else void + 1
+            assert void == 0
 
 
 async def test_disk_that_fails_while_closing_leaves_a_log_that_opens(

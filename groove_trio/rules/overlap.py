@@ -54,7 +54,7 @@ _MOVES = {
     _START: ((_INSIDE, "/"),),
     _DOT: ((_START, "."),),
     _DOTS: ((_DOT, "."),),
-    _INSIDE: ((_INSIDE, "?"), (_START, "x"), (_DOT, "x"), (_DOTS, "?")),
+    _INSIDE: ((_DOTS, "?"), (_DOT, "x"), (_INSIDE, "?"), (_START, "x")),  # tried from the last
 }
 _READABLE = "xabcdefghijklmnopqrstuvwyz0123456789_-ABCDEFGHIJKLMNOPQRSTUVWXYZé"
 

@@ -55,7 +55,7 @@ from groove_trio.words.schemas import SYSTEM, AuditEntry, AuditPage
 __all__ = ["AuditLog", "open_audit", "verify_log"]
 
 SEGMENT_BYTES = 64 * 2**20
-SYNC_LAG_S = 0.03  # design.md, section 12: synced within 50 ms, of which the disk takes some
+SYNC_LAG_S = 0.03  # records are synced within 50 ms, of which the disk takes some
 CLOSE_S = 10.0  # how long the last sync may take
 
 
@@ -201,7 +201,7 @@ class AuditLog:
     def _sealed(self, entries: Sequence[AuditEntry]) -> tuple[list[bytes], str]:
         now = rfc3339(self._clock())
         seq, head = self.seq, self._head
-        lines = []
+        lines: list[bytes] = []
         for entry in entries:
             seq += 1
             line, digest = seal(entry, seq, now, head)

@@ -54,7 +54,7 @@ from groove_trio.words.schemas import (
     LocksView,
 )
 
-CAPACITY = 64  # design.md, section 6
+CAPACITY = 64  # callers that wait in the channel; one batch
 BATCH = 64  # `receive_nowait` takes from blocked senders too, so draining needs its own bound
 MAX_REASON = 500  # as in `DeclareRequest`
 _RETRY_S = 1.0  # between attempts to record that leases ran out
@@ -188,7 +188,7 @@ class Broker:
         if not knocks:
             return
         now = self._clock()
-        entries = []
+        entries: list[AuditEntry] = []
         for request in knocks:
             request.decision = decision = self._judge.decide(request.knock, now)
             entries.append(_entry_of(request.knock, decision))

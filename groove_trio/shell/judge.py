@@ -49,7 +49,7 @@ HIDDEN_AT_HOME = (
     ".password-store",
     ".pypirc",
 )
-"""Where programs keep secrets: reads are denied; design.md, section 10."""
+"""Where programs keep secrets: reads are denied."""
 
 MAX_TOOL = 200  # as in `KnockRequest`
 _OPERATIONS = frozenset(get_args(Operation))
@@ -129,7 +129,7 @@ class Judge:
         Raises:
             BadRequest: A path can't be decided, leads outside, or is not UTF-8.
         """
-        claims = []
+        claims: list[str] = []
         for path in paths:
             name = resolve(self.root, self.cwds[agent], path)
             if legible(name) != name:
@@ -171,7 +171,8 @@ class Judge:
             agent=AgentId(legible(str(agent)[:MAX_NAME])),
             operation=legible(str(operation)[:MAX_NAME]),
             tool=legible(str(tool)[:MAX_TOOL]),
-            path=knock.path if isinstance(knock.path, str) else "",
+            # A knock made in Python was decoded by nobody.
+            path=knock.path if isinstance(knock.path, str) else "",  # pyright: ignore[reportUnnecessaryIsInstance]
         )
 
     def told(self, path: object) -> str:

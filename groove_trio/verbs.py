@@ -275,8 +275,9 @@ class Groove:
         agent: str | None = None,
         action: str | None = None,
     ) -> AuditPage:
-        """Records of the audit log."""
-        return await self._parts.audit.read(after, limit, agent, action)
+        """Records of the audit log after a number; a negative one counts from the log's end."""
+        log = self._parts.audit
+        return await log.read(after if after >= 0 else log.seq + after, limit, agent, action)
 
     async def verify_audit(self) -> Verification:
         """Reads the whole audit log again and checks its chain."""

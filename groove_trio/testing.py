@@ -151,7 +151,7 @@ async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncI
         project: A project of the test's own, which stays.
         **config: Other settings, as in `Config`.
     """
-    settings = {"port": 0, **config}
+    settings: dict[str, Any] = {"port": 0, **config}
     if project is not None:
         async with open_groove(Config(project=project, **settings)) as groove:
             yield groove

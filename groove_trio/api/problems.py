@@ -27,7 +27,7 @@ def problem_document(error: GrooveError) -> dict[str, Any]:
 
 def problem(error: GrooveError) -> Response:
     """The answer that an error becomes, with the header fields that its status demands."""
-    headers = [PROBLEM_TYPE]
+    headers: list[tuple[bytes, bytes]] = [PROBLEM_TYPE]
     match error:
         case MethodNotAllowed():  # RFC 9110, 15.5.6
             headers.append((b"allow", ", ".join(error.fields.get("allow", ())).encode()))
@@ -35,4 +35,6 @@ def problem(error: GrooveError) -> Response:
             headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
         case _ if error.status == UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
+        case _:
+            pass
     return Response(error.status, headers, msgspec.json.encode(problem_document(error)))

@@ -18,7 +18,7 @@ class Story:
     """
 
     quiet: bool = False
-    claims: list[dict[str, object]] = field(default_factory=list)
+    claims: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
     _chapter: str = ""
 
     def chapter(self, title: str) -> None:

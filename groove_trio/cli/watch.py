@@ -64,7 +64,7 @@ async def watching(groove: Client, story: Story) -> AsyncIterator[Watch]:
     """A `Watch` that follows while the block runs."""
     watch = Watch(story)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda *, task_status: watch.follow(groove, task_status=task_status))
+        await tasks.start(watch.follow, groove)
         yield watch
         tasks.cancel_scope.cancel()
 

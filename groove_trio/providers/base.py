@@ -62,7 +62,7 @@ class Launch:
     """
 
     argv: tuple[str, ...]
-    env: dict[str, str] = field(default_factory=dict, repr=False)
+    env: dict[str, str] = field(default_factory=dict[str, str], repr=False)
     inherit: frozenset[str] = frozenset()
     stdin: bytes = field(default=b"", repr=False)
     keep_open: bool = False

@@ -70,7 +70,7 @@ class Claims:
 
     def touching(self, claim: str) -> set[LeaseId]:
         """The leases of the claims that a new one would overlap."""
-        leases = set()
+        leases: set[LeaseId] = set()
         if (holder := self.holding(claim.removesuffix("/"))) is not None:
             leases.add(holder)
         if claim.endswith("/"):

@@ -240,7 +240,7 @@ class LockTable:
 
     def restore(self, leases: Iterable[Lease], now: int) -> list[tuple[Lease, str]]:
         """Takes up leases of an earlier run; returns those it can't, each with the reason."""
-        dropped = []
+        dropped: list[tuple[Lease, str]] = []
         for lease in leases:
             if problem := self._unfit(lease, now):
                 dropped.append((lease, problem))

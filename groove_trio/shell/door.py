@@ -91,8 +91,8 @@ class Door:
     refuse: Callable[[GrooveError], Response]
     identify: Callable[[trio.abc.Stream], Actor] = identify
     limits: Limits = Limits()
-    _open: set[Open] = field(default_factory=set, init=False)
-    _turned_away: set[Open] = field(default_factory=set, init=False)
+    _open: set[Open] = field(default_factory=set[Open], init=False)
+    _turned_away: set[Open] = field(default_factory=set[Open], init=False)
     _draining: trio.Event = field(default_factory=trio.Event, init=False)
 
     @property

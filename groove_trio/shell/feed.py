@@ -139,7 +139,7 @@ class _Feed:
 
     async def _understand(self) -> bool:
         """Answers what was received; whether that was the end."""
-        pongs = []
+        pongs: list[bytes] = []
         for event in self._socket.events():
             match event:
                 case Ping():

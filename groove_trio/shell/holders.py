@@ -29,7 +29,7 @@ def port_holder(port: int) -> str | None:
 
 def _listening_sockets(port: int) -> dict[str, str]:
     """The inodes of sockets that listen on `port`, with their users."""
-    found = {}
+    found: dict[str, str] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             rows = Path(table).read_text(encoding="ascii").splitlines()[1:]

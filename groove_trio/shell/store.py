@@ -87,8 +87,8 @@ class Loaded:
         aside: Ids of those that could not, with the reason; processes of theirs may live.
     """
 
-    agents: list[Stored] = field(default_factory=list)
-    aside: dict[AgentId, str] = field(default_factory=dict)
+    agents: list[Stored] = field(default_factory=list[Stored])
+    aside: dict[AgentId, str] = field(default_factory=dict[AgentId, str])
 
 
 class Store:

@@ -114,7 +114,8 @@ def _is_parameter(key: str, equals: str, value: str) -> bool:
             return not equals or _BITS.fullmatch(value) is not None
         case "server_max_window_bits":
             return _BITS.fullmatch(value) is not None
-    return False
+        case _:
+            return False
 
 
 class Deflate(Extension):

@@ -77,7 +77,7 @@ class LineSplitter:
 
         That is known two bytes late: one more could be the ``\\r`` before the line's end.
         """
-        pieces = []
+        pieces: list[Line] = []
         start = 0
         while len(self._pending) - start >= self._max + 2:
             cut = self._find_cut(self._pending, start)
@@ -87,7 +87,7 @@ class LineSplitter:
         return pieces
 
     def _cut_line(self, line: bytes) -> list[Line]:
-        pieces = []
+        pieces: list[Line] = []
         start = 0
         while len(line) - start > self._max:
             cut = self._find_cut(line, start)

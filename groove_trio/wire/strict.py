@@ -163,9 +163,11 @@ class _Walk:
                 self.number(value, place)
             case str() if _HALF.search(value):
                 raise BadRequest("A string has half a surrogate pair.", field=place[:MAX_PLACE])
+            case _:
+                pass
 
     def members(self, members: _Object, place: str) -> None:
-        seen = set()
+        seen: set[str] = set()
         for key, value in members:
             name = shown(key)
             if key in seen:

@@ -179,7 +179,8 @@ class _Socket:
                 return Pong(bytes(payload))
             case wsproto.events.CloseConnection(code=code, reason=reason):
                 return self._end(int(code), reason or "")
-        return None
+            case _:
+                return None
 
     def _collect(self, piece: wsproto.events.Message[Any]) -> Event | None:
         """Adds a piece to the message, and gives the message when it is whole."""

@@ -20,11 +20,9 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
-def _as_sync(function: Any) -> Any:
+def _as_sync(function: Any, clock: trio.abc.Clock | None) -> Any:
     @functools.wraps(function)
     def run(**arguments: Any) -> None:
-        clock = arguments.get("autojump_clock")
-
         async def main() -> None:
             with trio.fail_after(TEST_DEADLINE_S if clock is None else 3600):
                 await function(**arguments)
@@ -38,5 +36,7 @@ def _as_sync(function: Any) -> Any:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     """Wraps coroutine tests; everything else is pytest's own."""
     if inspect.iscoroutinefunction(pyfuncitem.obj):
-        pyfuncitem.obj = _as_sync(pyfuncitem.obj)
+        # Also when another fixture asked for the clock.
+        clock = pyfuncitem.funcargs.get("autojump_clock")
+        pyfuncitem.obj = _as_sync(pyfuncitem.obj, clock)
     return (yield)

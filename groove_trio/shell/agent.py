@@ -8,6 +8,8 @@ is free. All of it is small, because there may be a thousand.
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from groove_trio.rules.lifecycle import LIVE, Backoff
@@ -18,6 +20,8 @@ from groove_trio.words.errors import GrooveError
 from groove_trio.words.schemas import AgentId, AgentSpec, AgentState, AgentView
 
 MAX_FOLLOW_UPS = 16  # of 50,000 characters each, waiting for an agent that reads nothing
+
+_log = logging.getLogger("groove_trio")
 
 
 class Settling:
@@ -158,6 +162,14 @@ class Agent:
             ended=status.ended,
             last_seq=self.output.last_seq,
         )
+
+
+def as_told(error: Exception) -> GrooveError:
+    """What a caller is told of a fault: a refusal as it is, a fault of ours only that it was."""
+    if isinstance(error, GrooveError):
+        return error
+    _log.error("a verb broke", exc_info=error)
+    return GrooveError()
 
 
 def tell_exit(ended: Exit) -> str:

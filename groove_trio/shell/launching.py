@@ -35,6 +35,7 @@ from groove_trio.words.errors import (
     BadRequest,
     ContainmentUnavailable,
     GrooveError,
+    OutOfResources,
     OutsideProject,
     SpawnFailed,
     UnknownProvider,
@@ -196,12 +197,15 @@ def open_directory(path: str) -> int:
 
     Raises:
         SpawnFailed: It is not there, or not a directory that may be entered.
+        OutOfResources: The daemon has no descriptor left.
         OutsideProject: It was swapped for something else.
     """
     try:
         descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "EIO")
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise OutOfResources(f"No process could be started ({name}).", errno=name) from error
         detail = f"the working directory {shown(path)} can't be entered: {error.strerror} ({name})"
         raise SpawnFailed(detail, errno=name, what="cwd") from error
     if os.readlink(f"/proc/self/fd/{descriptor}") != path:
@@ -244,10 +248,13 @@ def check_environment(spec: AgentSpec) -> None:
 def validated(value: W, kind: type[W]) -> W:
     """The value if it keeps to its schema, which building one in Python does not check.
 
+    It goes through JSON and back, because that is how it is stored: half a surrogate pair, say,
+    is a Python string that can't be written down.
+
     Raises:
         BadRequest: It does not; the detail names the field.
     """
     try:
-        return msgspec.convert(msgspec.to_builtins(value), kind)
-    except (msgspec.ValidationError, TypeError) as error:
+        return msgspec.json.decode(msgspec.json.encode(value), type=kind)
+    except (ValueError, TypeError) as error:  # msgspec's own and UnicodeEncodeError are ValueErrors
         raise BadRequest(str(error)) from error

@@ -7,29 +7,30 @@ whatever becomes of the caller, so nothing is ever left half done; the outcome g
 
 from __future__ import annotations
 
-import logging
+import errno
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from groove_trio.rules.chain import AGENT_RESTORE, AGENT_SPAWN
 from groove_trio.rules.lifecycle import Trigger
-from groove_trio.shell.agent import Agent
+from groove_trio.shell.agent import Agent, as_told
 from groove_trio.shell.census import Census
+from groove_trio.shell.changing import erase
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.life import FRESH, Life
-from groove_trio.shell.store import Store
-from groove_trio.shell.table import AgentTable
+from groove_trio.shell.output import OutputLog
+from groove_trio.shell.store import AgentStatus, Store
+from groove_trio.shell.table import AgentTable, now
 from groove_trio.shell.takeup import end_one
 from groove_trio.words.errors import Draining, GrooveError, OutOfResources, WrongState
-from groove_trio.words.schemas import Actor
-
-_log = logging.getLogger("groove_trio")
+from groove_trio.words.schemas import Actor, AgentSpec, Containment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starting:
-    """Brings agents up; its two public methods are tasks and raise nothing but cancellation."""
+    """Brings agents up; `bring_up` and `again` are tasks and raise nothing but cancellation."""
 
     table: AgentTable
     store: Store
@@ -37,36 +38,56 @@ class Starting:
     census: Census
     life: Life
 
+    def make(self, spec: AgentSpec, containment: Containment) -> Agent:
+        """A new agent under a name of its own, not yet in the table.
+
+        Raises:
+            NameTaken: Another agent has the name.
+        """
+        number, name = self.table.claim(spec)
+        status = AgentStatus(id=number, state="starting", containment=containment, created=now())
+        spec = msgspec.structs.replace(spec, name=name)
+        agent = Agent(spec, status, OutputLog(self.store.output(number)))
+        agent.saved = status
+        agent.newborn = True
+        return agent
+
     async def bring_up(self, agent: Agent, actor: Actor) -> None:
         """Admits a new agent, leads it to its end, and undoes all if it never ran."""
         try:
             await self._admit(agent, actor)
-        except GrooveError as error:
+        except Exception as error:  # noqa: BLE001 - it is told to the caller
             self.table.drop_name(agent.name)
-            agent.settle(error)
+            agent.settle(as_told(error))
         else:
             await self._tend(agent)
 
     async def _admit(self, agent: Agent, actor: Actor) -> None:
         await self.holdings.hold(agent, actor, action=AGENT_SPAWN)
         try:
+            await self._settle_in(agent)
+        except Exception:
+            await self.holdings.release(agent, "it could not be admitted")
+            raise
+        self.table.add(agent)
+
+    async def _settle_in(self, agent: Agent) -> None:
+        try:
             await trio.to_thread.run_sync(self.store.create, agent.spec, agent.status)
         except OSError as error:
-            await self.holdings.release(agent, "its directory could not be made")
-            detail = f"the agent's directory could not be made: {error.strerror}"
-            raise OutOfResources(detail, errno=error.errno) from error
+            name = errno.errorcode.get(error.errno or 0, "EIO")
+            detail = f"the agent's directory could not be made: {error.strerror} ({name})"
+            raise OutOfResources(detail, errno=name) from error
         if self.table.closing:
-            await self.holdings.release(agent, "the daemon is shutting down")
-            await self.erase(agent)
+            await erase(self.store, agent)
             raise Draining
-        self.table.add(agent)
 
     async def again(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
         """Starts an agent again, from whatever state, and leads it if no task does."""
         try:
             ready = await self._prepare(agent, trigger, actor)
-        except GrooveError as error:
-            agent.settle(error)
+        except Exception as error:  # noqa: BLE001 - it is told to the caller
+            agent.settle(as_told(error))
         else:
             if ready:
                 await self._tend(agent)
@@ -109,16 +130,9 @@ class Starting:
             await self.life.lead(agent)
             if agent.newborn and agent.failure is not None:
                 self.table.drop(agent)
-                await self.erase(agent)
+                await erase(self.store, agent)
         finally:
             agent.newborn = False
             overtaken = f"the agent was {agent.state} before it was started"
             agent.settle(agent.failure or WrongState(overtaken, state=agent.state))
             agent.done.set()
-
-    async def erase(self, agent: Agent) -> None:
-        """Deletes an agent's directory; what the disk won't delete now goes at the next start."""
-        try:
-            await trio.to_thread.run_sync(self.store.remove, agent.id)
-        except OSError as error:
-            _log.warning("the directory of %s is not deleted: %s", agent.name, error)

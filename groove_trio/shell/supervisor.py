@@ -23,9 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import trio
 from msgspec import UNSET
 
@@ -33,20 +31,20 @@ from groove_trio.providers.base import Provider
 from groove_trio.providers.command import CommandProvider
 from groove_trio.providers.demo import DemoProvider
 from groove_trio.rules.lifecycle import Trigger, step
-from groove_trio.shell.agent import MAX_FOLLOW_UPS, Agent, Settling
+from groove_trio.shell.agent import MAX_FOLLOW_UPS, Agent, Settling, as_told
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
+from groove_trio.shell.changing import Changing
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.launching import AVAILABLE, Launcher, OpenTree, validated
 from groove_trio.shell.life import Life
-from groove_trio.shell.output import OutputLog
 from groove_trio.shell.process import open_tree
 from groove_trio.shell.starting import Starting
-from groove_trio.shell.store import AgentStatus, Store
-from groove_trio.shell.table import AgentTable, now
-from groove_trio.shell.takeup import end_one, take_up
+from groove_trio.shell.store import Store
+from groove_trio.shell.table import AgentTable
+from groove_trio.shell.takeup import take_up
 from groove_trio.words.errors import Busy, Draining, GrooveError, UnknownAgent, WrongState
 from groove_trio.words.schemas import (
     SYSTEM,
@@ -101,7 +99,7 @@ class Supervisor:
         self._census = census
         self._store = store = Store(project)
         self._table = table = AgentTable(store, audit, hub)
-        self._holdings = Holdings(broker, table)
+        self._holdings = holdings = Holdings(broker, table)
         self._launcher = Launcher(
             project=str(project),
             url=url,
@@ -115,9 +113,12 @@ class Supervisor:
         self._starting = Starting(
             table=table,
             store=store,
-            holdings=self._holdings,
+            holdings=holdings,
             census=census,
-            life=Life(table, hub, self._launcher.start, self._holdings.release, draw),
+            life=Life(table, hub, self._launcher.start, holdings.release, draw),
+        )
+        self._changing = Changing(
+            table=table, store=store, broker=broker, holdings=holdings, census=census
         )
         self._nursery: trio.Nursery | None = None
         self._drained = trio.Event()
@@ -153,6 +154,7 @@ class Supervisor:
         self._table.closing = True
         for agent in self._table:
             agent.again = False
+            agent.grace_s = agent.spec.grace_s
             if agent.live and agent.state != "stopping":
                 self._table.force(agent, "stop", "the daemon shut down")
             agent.nudge()
@@ -222,8 +224,7 @@ class Supervisor:
             Draining, AuditUnavailable: The daemon.
         """
         nursery = self._open()
-        spec, containment = self._launcher.check(spec)
-        agent = self._make(spec, containment)
+        agent = self._starting.make(*self._launcher.check(spec))
         settling = agent.settling = Settling()
         nursery.start_soon(self._starting.bring_up, agent, actor)
         try:
@@ -233,15 +234,6 @@ class Supervisor:
                 nursery.start_soon(self._take_back, agent, settling)
             raise
         return agent.view()
-
-    def _make(self, spec: AgentSpec, containment: Containment) -> Agent:
-        number, name = self._table.claim(spec)
-        status = AgentStatus(id=number, state="starting", containment=containment, created=now())
-        spec = msgspec.structs.replace(spec, name=name)
-        agent = Agent(spec, status, OutputLog(self._store.output(number)))
-        agent.saved = status
-        agent.newborn = True
-        return agent
 
     async def _take_back(self, agent: Agent, settling: Settling) -> None:
         """Undoes a spawn whose caller is gone."""
@@ -314,34 +306,14 @@ class Supervisor:
             with suppress(GrooveError):
                 await agent.settling.wait()
         if agent.live:
-            await self._stop_live(agent, actor, agent.spec.grace_s if grace_s is None else grace_s)
+            grace_s = agent.spec.grace_s if grace_s is None else grace_s
+            await self._changing.stop(agent, actor, grace_s, self._nursery)
         elif agent.state in ("parked", "interrupted"):
-            await self._carry(partial(self._lay_to_rest, agent, actor))
+            await self._carry(partial(self._changing.lay_to_rest, agent, actor))
         else:
             agent.again = False
             await agent.done.wait()
         return agent.view()
-
-    async def _stop_live(self, agent: Agent, actor: Actor, grace_s: float) -> None:
-        done, seq = agent.done, 0
-        agent.again = False
-        agent.grace_s = grace_s
-        if agent.state != "stopping":
-            seq = self._table.move(agent, "stop", actor, f"stopped by {actor}")
-        if agent.waiting is not None:
-            agent.nudge()
-        elif agent.tree is not None and self._nursery is not None:
-            # Its end is under way, perhaps with a longer grace.
-            self._nursery.start_soon(agent.tree.stop, grace_s)
-        await self._table.durable(seq)
-        await done.wait()
-
-    async def _lay_to_rest(self, agent: Agent, actor: Actor) -> None:
-        await end_one(agent.id, self._census)
-        seq = self._table.move(agent, "stop", actor, f"stopped by {actor}")
-        await self._holdings.release(agent, "the agent is stopped", actor)
-        await self._table.save(agent)
-        await self._table.durable(seq)
 
     async def remove(self, key: str, actor: Actor) -> AgentView:
         """Forgets an agent that does not run: its scope, its directory, its output.
@@ -354,22 +326,8 @@ class Supervisor:
             AuditUnavailable: It could not be recorded; nothing was done.
         """
         agent = self._table.get(key)
-        await self._carry(partial(self._remove, agent, actor))
+        await self._carry(partial(self._changing.remove, agent, actor))
         return agent.view()
-
-    async def _remove(self, agent: Agent, actor: Actor) -> None:
-        if agent.live or agent.settling is not None:
-            detail = f"{agent.name} is {agent.state}; stop it before removing it"
-            raise WrongState(detail, state=agent.state)
-        await agent.done.wait()
-        if agent.state == "interrupted":
-            await end_one(agent.id, self._census)
-        self._table.get(agent.id)
-        seq = self._table.note(agent, "remove", actor, before=agent.state)
-        self._table.drop(agent)
-        await self._holdings.release(agent, "the agent was removed", actor)
-        await self._starting.erase(agent)
-        await self._table.durable(seq)
 
     # Changing
 
@@ -413,33 +371,8 @@ class Supervisor:
             for field in ("name", "restart", "grace_s")
             if (value := getattr(patch, field)) is not UNSET
         }
-        await self._carry(partial(self._patch, agent, changes, actor))
+        await self._carry(partial(self._changing.patch, agent, changes, actor))
         return agent.view()
-
-    async def _patch(self, agent: Agent, changes: dict[str, Any], actor: Actor) -> None:
-        before = agent.name
-        after = changes.get("name", before)
-        self._table.take_name(agent.id, after)
-        try:
-            seq = self._table.note(agent, "patch", actor, changes=msgspec.to_builtins(changes))
-        except GrooveError:
-            if after != before:
-                self._table.drop_name(after)
-            raise
-        self._table.respec(agent, msgspec.structs.replace(agent.spec, **changes))
-        if after != before:
-            self._table.drop_name(before)
-            with suppress(UnknownAgent, Draining):  # it holds no scope now
-                await self._broker.rename(agent.id, after, actor)
-        await self._save_spec(agent)
-        await self._table.durable(seq)
-
-    async def _save_spec(self, agent: Agent) -> None:
-        async with agent.saving:
-            try:
-                await trio.to_thread.run_sync(self._store.save_spec, agent.id, agent.spec)
-            except OSError as error:
-                _log.warning("the changes to %s can't be saved: %s", agent.name, error)
 
     async def _carry(self, work: Callable[[], Awaitable[None]]) -> None:
         """Does work to its end, whatever becomes of the caller who waits for it."""
@@ -450,8 +383,8 @@ class Supervisor:
         async def carried() -> None:
             try:
                 await work()
-            except GrooveError as error:
-                settling.settle(error)
+            except Exception as error:  # noqa: BLE001 - it is told to the caller
+                settling.settle(as_told(error))
             else:
                 settling.settle()
 

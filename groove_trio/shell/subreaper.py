@@ -10,23 +10,28 @@ from contextlib import contextmanager
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 _GET_CHILD_SUBREAPER = 37
 
+_before: list[bool] = []  # of each block that runs: the flag belongs to the process, not to one
+
 
 @contextmanager
 def subreaper() -> Generator[None]:
     """Makes this process the one that adopts its orphaned descendants, while the block runs.
 
-    Without it an orphan is adopted by init and leaves the process tree. What was set before
-    is set again at the end.
+    Without it an orphan is adopted by init and leaves the process tree. Blocks may overlap, as
+    of two grooves in one program; what was set before the first is set again after the last.
 
     Raises:
         OSError: The kernel refused, or did not do what it said.
     """
-    before = is_subreaper()
-    _set(on=True)
+    _before.append(is_subreaper())
     try:
+        _set(on=True)
         yield
     finally:
-        _set(on=before)
+        first = _before[0]
+        _before.pop()
+        if not _before:
+            _set(on=first)
 
 
 def is_subreaper() -> bool:

@@ -79,7 +79,7 @@ async def test_children_of_the_programs_own_are_left_alone(project: Path) -> Non
     own = await trio.lowlevel.open_process(["sleep", "3600"])
     try:
         async with open_test_groove(project) as groove:
-            agent = await groove.spawn(scripted([{"do": "grandchild"}, {"do": "exit"}], scope=[]))
+            agent = await groove.spawn(scripted([{"do": "grandchild"}], scope=[], grace_s=0))
             await groove.wait(agent.id)
         assert own.poll() is None
     finally:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ async def test_what_is_the_programs_own_stays_as_it_was(project: Path, before: b
     await trio.to_thread.run_sync(threading.active_count)  # trio keeps its first thread
     async with open_test_groove(project):
         pass  # what is loaded and cached by the first is no matter
-    with subreaper() if before else _nothing():
+    with subreaper() if before else nullcontext():
         outside = surroundings()
         async with open_test_groove(project) as groove:
             agent = await groove.spawn(scripted(WAITS, scope=[], interactive=True))
@@ -60,14 +61,6 @@ async def test_what_is_the_programs_own_stays_as_it_was(project: Path, before: b
     assert inside.keys() == outside.keys()
     for name in inside.keys() - {"descriptors"}:
         assert inside[name] == outside[name], name
-
-
-class _nothing:  # noqa: N801 - stands where a context manager does
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 async def test_orphans_are_left_to_others_where_asked(project: Path) -> None:
@@ -115,6 +108,7 @@ async def test_grooves_may_close_in_any_order(
     (tmp_path / "a").mkdir()
     opened = trio.Event()
     close = trio.Event()
+    closed = trio.Event()
 
     async def hold() -> None:
         async with open_test_groove(tmp_path / "a") as groove:
@@ -122,14 +116,18 @@ async def test_grooves_may_close_in_any_order(
             opened.set()
             await close.wait()
             assert groove.agent(agent.id).state == "running"
+        closed.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hold)
         await opened.wait()
         async with open_test_groove(project) as later:
-            agent = await later.spawn(scripted(WAITS, scope=[], interactive=True))
             close.set()
-            await wait_for_line(later, agent.id, "ready")
+            await closed.wait()
+            assert is_subreaper()
+            agent = await later.spawn(scripted([{"do": "grandchild"}], scope=[], grace_s=0))
+            assert (await later.wait(agent.id)).state == "completed"
+            assert living() == []
     assert not is_subreaper()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import trio
 
@@ -166,15 +167,21 @@ def let_out(held: list[BaseException]) -> None:
         raise error
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The error itself, or the one that a group of one holds, however deep."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return innermost(group.exceptions[0]) if len(group.exceptions) == 1 else group
+
+
 @contextmanager
 def flattened() -> Iterator[None]:
     """Lets a lone error out of the groups that the nested nurseries wrapped it in."""
     try:
         yield
     except BaseExceptionGroup as group:
-        lone: BaseException = group
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
+        lone = innermost(group)
         if lone is group:
             raise
-        raise lone from lone.__cause__
+        raise lone from lone.__cause__  # noqa: ASYNC123 - the groups around it say nothing

@@ -29,9 +29,9 @@ Cost: about 3 µs to seal a line of 300 bytes, about as much to verify it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
@@ -263,8 +263,9 @@ def _legible_value(value: Any) -> Any:
         case str():
             return legible(value)
         case dict():
-            return {_legible_value(key): _legible_value(item) for key, item in value.items()}
+            members = cast("dict[object, object]", value)
+            return {_legible_value(key): _legible_value(item) for key, item in members.items()}
         case list() | tuple():
-            return [_legible_value(item) for item in value]
+            return [_legible_value(item) for item in cast("Sequence[object]", value)]
         case _:
             return value

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -129,7 +129,7 @@ class Broker:
                 if wait_s is None:
                     batch = [await self._receive.receive()]
                 else:
-                    batch = []
+                    batch = list[Request]()
                     with trio.move_on_after(wait_s):
                         batch.append(await self._receive.receive())
             except trio.EndOfChannel:
@@ -170,7 +170,7 @@ class Broker:
                 elif isinstance(request, ChangeRequest):
                     self._answer(knocks)
                     knocks = []
-                    self._perform(request)
+                    self._perform(cast("ChangeRequest[object]", request))
             self._answer(knocks)
         finally:
             for request in batch:  # if this broke, its callers must not stay parked
@@ -396,7 +396,7 @@ class Broker:
             AuditUnavailable: That some could not be taken up was not recorded.
         """
         leases = await trio.to_thread.run_sync(self._file.load)
-        await self._change(lambda: Outcome(self._changes.restore(leases)))
+        await self._change(lambda: Outcome[None](self._changes.restore(leases)))
 
     async def _change(self, act: Callable[[], Outcome[T]]) -> T | None:
         request = await self._ask(act)

@@ -209,7 +209,7 @@ class Deflate(Extension):
         return RsvBits(opcode is not Opcode.CONTINUATION, rsv.rsv2, rsv.rsv3), deflated
 
     def _inflate(self, data: bytes) -> bytes | CloseReason:
-        pieces = []
+        pieces: list[bytes] = []
         position = 0
         while position < len(data):
             step = data[position : position + INFLATE_STEP]

@@ -23,7 +23,7 @@ import math
 import operator
 import re
 from collections.abc import Hashable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -157,7 +157,7 @@ class _Walk:
             case _Object():
                 self.members(value, place)
             case list():
-                for index, item in enumerate(value):
+                for index, item in enumerate(cast("list[object]", value)):
                     self.value(item, f"{place}[{index}]")
             case _Number():
                 self.number(value, place)

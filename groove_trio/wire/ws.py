@@ -172,7 +172,7 @@ class _Socket:
     def _understand(self, event: wsproto.events.Event) -> Event | None:
         match event:
             case wsproto.events.Message():
-                return None if self._closing else self._collect(event)
+                return None if self._closing else self._collect(event)  # pyright: ignore[reportUnknownArgumentType]
             case wsproto.events.Ping(payload=payload):
                 return Ping(bytes(payload), self._send(wsproto.events.Pong(payload)))
             case wsproto.events.Pong(payload=payload):

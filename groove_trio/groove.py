@@ -19,7 +19,7 @@ import trio
 from groove_trio import __version__
 from groove_trio.config import Config
 from groove_trio.shell.audit import AuditLog, open_audit
-from groove_trio.shell.binds import binds_of, open_listeners
+from groove_trio.shell.binds import binds_of, open_listeners, permitted
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.daemonfile import DaemonFile, describe_self
@@ -62,10 +62,12 @@ async def open_groove(config: Config) -> AsyncIterator[Groove]:
             held: list[BaseException] = []
             stack.callback(let_out, held)
             project = await trio.to_thread.run_sync(real_directory, config.project)
+            await permitted(config.host, config.port)
+            # Before the port: who comes second is to hear of the first, not of its port.
+            claim = await stack.enter_async_context(claimed(project))
             listeners = await open_listeners(config.host, config.port)
             for listener in listeners:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
-            claim = await stack.enter_async_context(claimed(project))
             if config.adopt_orphans:
                 stack.enter_context(subreaper())
             audit = await stack.enter_async_context(open_audit(claim.directory / "audit"))

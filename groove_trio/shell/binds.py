@@ -43,10 +43,7 @@ async def open_listeners(host: str, port: int | None) -> list[trio.SocketListene
         PortTaken: No port asked for is free; ``holder`` says who has it, where that is known.
         BadRequest: `port` is not a port number.
     """
-    if port is not None and not 0 <= port <= MAX_PORT:
-        raise BadRequest(f"{port} is not a port; the largest is {MAX_PORT}.", field="port")
-    addresses = await resolve(host)
-    check_bind(host, addresses)
+    addresses = await permitted(host, port)
     for candidate in _candidates(port):
         try:
             return await _open_all(host, addresses, candidate)
@@ -56,6 +53,20 @@ async def open_listeners(host: str, port: int | None) -> list[trio.SocketListene
             if error.errno != errno.EADDRINUSE:
                 raise
     raise await _port_taken(_candidates(port))
+
+
+async def permitted(host: str, port: int | None) -> list[str]:
+    """The addresses that `host` stands for, if the daemon may listen there. Opens nothing.
+
+    Raises:
+        BindRefused: `host` is not loopback, or names nothing.
+        BadRequest: `port` is not a port number.
+    """
+    if port is not None and not 0 <= port <= MAX_PORT:
+        raise BadRequest(f"{port} is not a port; the largest is {MAX_PORT}.", field="port")
+    addresses = await resolve(host)
+    check_bind(host, addresses)
+    return addresses
 
 
 def _candidates(port: int | None) -> Sequence[int]:

@@ -65,6 +65,8 @@ class Agent:
         grace_s: How long the stop under way lets it live.
         again: Whether it is to be started again once it has stopped.
         settling: Set while somebody waits for a start.
+        promised: Whether the task that stands behind it now will bring that start about; a
+            task that is just ending won't, another comes after it.
         newborn: Whether its program has never run.
         failure: Why the start that somebody waits for failed.
         done: Set while no task stands behind it.
@@ -79,6 +81,7 @@ class Agent:
         "input",
         "newborn",
         "output",
+        "promised",
         "saved",
         "saving",
         "settling",
@@ -101,6 +104,7 @@ class Agent:
         self.grace_s = spec.grace_s
         self.again = False
         self.settling: Settling | None = None
+        self.promised = False
         self.newborn = False
         self.failure: GrooveError | None = None
         self.done = trio.Event()
@@ -132,8 +136,13 @@ class Agent:
             self.waiting.cancel()
 
     def settle(self, error: GrooveError | None = None) -> None:
-        """Tells whoever waits for a start how it went; nothing if nobody does."""
-        settling, self.settling = self.settling, None
+        """Tells whoever was promised a start how it went."""
+        if self.promised:
+            self.call_off(error)
+
+    def call_off(self, error: GrooveError | None) -> None:
+        """Tells whoever waits for a start, promised or not."""
+        settling, self.settling, self.promised = self.settling, None, False
         if settling is not None:
             settling.settle(error)
 

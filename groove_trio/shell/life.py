@@ -116,7 +116,7 @@ class Life:
     async def _not_started(self, agent: Agent, error: GrooveError) -> bool:
         if agent.state == "stopping":
             return await self._stopped(agent, None)
-        if agent.settling is None:
+        if not agent.promised:
             return await self._decide(agent, None, error.detail)
         agent.failure = error  # somebody asked for this start and is told
         await self.table.fact(agent, "failed", error.detail, ended=now())
@@ -126,6 +126,8 @@ class Life:
         await self.table.fact(agent, "stopped", agent.status.reason, **_outcome(ended))
         if agent.again and not self.table.closing:
             agent.again = False
+            agent.done.set()  # who waits for the stop has it, whatever comes next
+            agent.done = trio.Event()
             agent.backoff.reset()
             await self.table.fact(agent, "restart", **FRESH)
         return agent.live

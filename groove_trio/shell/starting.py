@@ -49,7 +49,7 @@ class Starting:
         spec = msgspec.structs.replace(spec, name=name)
         agent = Agent(spec, status, OutputLog(self.store.output(number)))
         agent.saved = status
-        agent.newborn = True
+        agent.newborn = agent.promised = True
         return agent
 
     async def bring_up(self, agent: Agent, actor: Actor) -> None:
@@ -58,7 +58,7 @@ class Starting:
             await self._admit(agent, actor)
         except Exception as error:  # noqa: BLE001 - it is told to the caller
             self.table.drop_name(agent.name)
-            agent.settle(as_told(error))
+            agent.call_off(as_told(error))
         else:
             await self._tend(agent)
 
@@ -82,31 +82,36 @@ class Starting:
             await erase(self.store, agent)
             raise Draining
 
-    async def again(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
-        """Starts an agent again, from whatever state, and leads it if no task does."""
-        try:
-            ready = await self._prepare(agent, trigger, actor)
-        except Exception as error:  # noqa: BLE001 - it is told to the caller
-            agent.settle(as_told(error))
-        else:
-            if ready:
-                await self._tend(agent)
+    def redirect(self, agent: Agent, trigger: Trigger, actor: Actor) -> bool:
+        """Has the task that stands behind a live agent start it anew; False if none does.
 
-    async def _prepare(self, agent: Agent, trigger: Trigger, actor: Actor) -> bool:
-        """Gets an agent ready to start; False if a task stands behind it that will do it."""
+        Raises:
+            AuditUnavailable, Draining: Nothing was done.
+        """
         match agent.state:
             case "starting" | "running" | "stopping":
                 if agent.state != "stopping":
                     self.table.move(agent, "stop", actor, "asked to start anew")
                 agent.grace_s = agent.spec.grace_s
-                agent.again = True
-                agent.nudge()
-                return False
+                agent.again = agent.promised = True
             case "backing-off":
                 self._go(agent, trigger, actor)
-                agent.nudge()
+            case _:
                 return False
-        await agent.done.wait()  # its last task may still be giving up the scope
+        agent.nudge()
+        return True
+
+    async def again(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
+        """Starts an agent that is over, once its last task is, and leads it."""
+        try:
+            await self._prepare(agent, trigger, actor)
+        except Exception as error:  # noqa: BLE001 - it is told to the caller
+            agent.call_off(as_told(error))
+        else:
+            await self._tend(agent)
+
+    async def _prepare(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
+        await agent.done.wait()  # it may still be giving up the scope
         if agent.state == "interrupted":
             await end_one(agent.id, self.census)
         await self.holdings.hold(agent, actor, action=AGENT_RESTORE)
@@ -116,12 +121,12 @@ class Starting:
             if agent.state != "interrupted":
                 await self.holdings.release(agent, "it was not started again")
             raise
-        return True
 
     def _go(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
         if self.table.closing:
             raise Draining
         self.table.move(agent, trigger, actor, **FRESH)
+        agent.promised = True
         agent.backoff.reset()
 
     async def _tend(self, agent: Agent) -> None:
@@ -132,7 +137,7 @@ class Starting:
                 self.table.drop(agent)
                 await erase(self.store, agent)
         finally:
-            agent.newborn = False
+            agent.newborn = agent.again = False
             overtaken = f"the agent was {agent.state} before it was started"
             agent.settle(agent.failure or WrongState(overtaken, state=agent.state))
             agent.done.set()

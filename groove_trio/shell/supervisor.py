@@ -280,7 +280,13 @@ class Supervisor:
         settling = agent.settling
         if settling is None:
             settling = agent.settling = Settling()
-            nursery.start_soon(self._starting.again, agent, trigger, actor)
+            try:
+                if not self._starting.redirect(agent, trigger, actor):
+                    nursery.start_soon(self._starting.again, agent, trigger, actor)
+            except GrooveError as error:
+                agent.call_off(error)
+        elif agent.state == "stopping":  # somebody had called that start off
+            agent.again = True
         await settling.wait()
         return agent.view()
 

@@ -1030,3 +1030,41 @@ async def test_specs_may_be_built_in_python_unchecked(open_house: Open) -> None:
     async with open_house() as house:
         with pytest.raises(BadRequest):
             await house.supervisor.spawn(AgentSpec(role=5), OWNER)  # type: ignore[arg-type]
+
+
+async def test_a_restart_right_at_the_end_waits_for_the_scope_to_be_free(
+    open_house: Open,
+) -> None:
+    async with open_house() as house:
+        await house.spawn(["src/**"])
+        house.trees[0].exit(3)
+        while house.supervisor.view("worker-1").state == "running":
+            await trio.lowlevel.checkpoint()
+        assert house.holders() == {"worker-1"}  # its task is still giving it up
+        view = await house.supervisor.restart("worker-1", OWNER)
+        assert view.state == "running"
+        assert house.holders() == {"worker-1"}
+
+
+async def test_of_restart_and_stop_the_latest_wish_counts(open_house: Open) -> None:
+    async with open_house() as house:
+        await house.spawn(["src/**"], grace_s=10)
+        house.trees[0].deaf = True
+        outcomes: list[str] = []
+
+        async def ask(verb: str) -> None:
+            try:
+                view = await getattr(house.supervisor, verb)("worker-1", OWNER)
+            except WrongState:
+                outcomes.append(f"{verb} overtaken")
+            else:
+                outcomes.append(f"{verb} {view.state}")
+
+        async with trio.open_nursery() as nursery:
+            for verb in ("restart", "stop", "restart"):
+                nursery.start_soon(ask, verb)
+                await trio.sleep(0.1)
+        assert house.supervisor.view("worker-1").state == "running"
+        assert sorted(outcomes)[:2] == ["restart running"] * 2
+        assert outcomes[0].startswith("stop ")
+        assert len(house.trees) == 2

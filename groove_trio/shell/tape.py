@@ -1,0 +1,122 @@
+"""The segments of one log, written: always at the end, one file after another.
+
+Nothing is ever cut, deleted or renamed, and no segment is begun before the one before it is
+on disk, so no power cut leaves a gap. One process writes a log; a lock on its directory, which
+the kernel drops with the process, sees to that.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from groove_trio.shell.files import check_private, ensure_private_dir, open_private, sync_directory
+from groove_trio.shell.segments import find_tail, list_segments, segment_path
+from groove_trio.words.errors import AlreadyRunning, UnsafeState
+
+
+class Tape:
+    """The end of a log, open for writing.
+
+    Args:
+        directory: Made, private, if it is not there; its parent must be.
+        segment_bytes: The size from which a segment is `full`.
+
+    Attributes:
+        tail: Where the log ended when it was opened.
+
+    Raises:
+        AlreadyRunning: Another process writes this log.
+        UnsafeState: A file has the wrong owner, mode or type, or the last line is damaged.
+        OSError: A file can't be made or read.
+    """
+
+    def __init__(self, directory: Path, segment_bytes: int) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._done_with: list[int] = []  # descriptors of segments before this one
+        ensure_private_dir(directory)
+        self._directory_fd = _lock(directory)
+        try:
+            segments = list_segments(directory)
+            for path in segments:
+                check_private(path)
+            self.tail = find_tail(segments)
+            self._open(int(segments[-1].stem) if segments else 1)
+        except BaseException:
+            os.close(self._directory_fd)
+            raise
+
+    def _open(self, number: int) -> None:
+        path = segment_path(self._directory, number)
+        descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            sync_directory(self._directory)
+            self._size = os.fstat(descriptor).st_size
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._fd, self._number = descriptor, number
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for the next segment."""
+        return self._size >= self._segment_bytes
+
+    def write(self, data: bytes) -> tuple[int, OSError | None]:
+        """One call in all but the rarest case; returns how much was written, what stopped it."""
+        written = 0
+        try:
+            while written < len(data):
+                count = os.write(self._fd, data[written:] if written else data)
+                if not count:
+                    return written, OSError(errno.EIO, "nothing was written")
+                written += count
+                self._size += count
+        except OSError as error:
+            return written, error
+        return written, None
+
+    def sync(self) -> None:
+        """Blocks until all that was written is on disk.
+
+        Raises:
+            OSError: Some of it may be lost.
+        """
+        os.fdatasync(self._fd)
+
+    def sync_job(self) -> Callable[[], None]:
+        """`sync` of what is written by now, for a thread; the one got before must have ended."""
+        while self._done_with:
+            os.close(self._done_with.pop())
+        descriptor = self._fd
+        return lambda: os.fdatasync(descriptor)
+
+    def roll(self) -> None:
+        """Begins the next segment; `sync` before. Where it can't be made, this one grows on."""
+        full = self._fd
+        with suppress(OSError, UnsafeState):
+            self._open(self._number + 1)
+            self._done_with.append(full)  # a sync may still be at work on it
+
+    def close(self) -> None:
+        """Syncs if the disk lets it, and lets another process write."""
+        with suppress(OSError):
+            self.sync()
+        for descriptor in (*self._done_with, self._fd, self._directory_fd):
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def _lock(directory: Path) -> int:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise AlreadyRunning(f"Another process writes the audit log in {directory}.") from error
+    return descriptor

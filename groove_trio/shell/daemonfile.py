@@ -14,11 +14,12 @@ import fcntl
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from groove_trio.shell.files import open_private, write_atomic
+from groove_trio.shell.files import check_private, open_private, write_atomic
 from groove_trio.shell.procfs import read_process
 from groove_trio.shell.store import STATE_DIR, ensure_state_dir
 from groove_trio.words.errors import AlreadyRunning, Unreachable, shown
@@ -26,6 +27,7 @@ from groove_trio.words.schemas import Word
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TRIES = 10  # a reader that looks whether the lock is held holds it for microseconds itself
+_TRIES_UNTOLD = 400  # one that has just begun says where it listens within half a second
 _PAUSE_S = 0.005
 _MAX_BYTES = 65_536
 
@@ -78,39 +80,57 @@ class DaemonFile:
     def acquire(self) -> None:
         """Takes the project, or refuses. Blocks for some 50 ms when it is taken.
 
+        By one that has not said where it listens, for 2 s: it may be about to, or about to fail.
+
         Raises:
             AlreadyRunning: Another daemon has it; `pid` and `url` say which, where known.
             UnsafeState: The state directory or the lock has the wrong type, owner or mode.
         """
         ensure_state_dir(self.directory)
         lock = open_private(self.directory / "daemon.lock", os.O_RDWR | os.O_CREAT)
-        for attempt in range(_TRIES):
+        try:
+            self._lock_it(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock = lock
+
+    def _lock_it(self, lock: int) -> None:
+        told: DaemonInfo | None = None
+        for attempt in range(_TRIES_UNTOLD):
             if attempt:
                 time.sleep(_PAUSE_S)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue
-            self._lock = lock
-            return
-        os.close(lock)
-        raise self._taken()
+                info = _read(self.directory)  # perhaps what a killed predecessor left
+                told = info if info is not None and _is_alive(info) else None
+                if told is not None and attempt >= _TRIES - 1:
+                    break
+        raise self._taken(told)
 
-    def _taken(self) -> AlreadyRunning:
-        info = _read(self.directory)
+    def _taken(self, info: DaemonInfo | None) -> AlreadyRunning:
         who = f"process {info.pid} at {info.url}" if info else "it has not said where yet"
         detail = f"a daemon already runs for {shown(str(self.directory.parent))}: {who}"
         fields = {"pid": info.pid, "url": info.url} if info else {}
         return AlreadyRunning(detail, **fields)
 
     def publish(self, info: DaemonInfo) -> None:
-        """Says where the daemon listens; replaces what it said before."""
-        write_atomic(self.directory / "daemon.json", msgspec.json.encode(info))
+        """Says where the daemon listens; replaces what it said before.
+
+        Raises:
+            UnsafeState: What is there has the wrong type, owner or mode.
+        """
+        path = self.directory / "daemon.json"
+        with suppress(FileNotFoundError):
+            check_private(path)
+        write_atomic(path, msgspec.json.encode(info))
 
     def release(self) -> None:
         """Takes back what was published and gives the project free. May be repeated."""
         if self._lock >= 0:
-            (self.directory / "daemon.json").unlink(missing_ok=True)
+            with suppress(OSError):  # without the lock nobody believes it
+                (self.directory / "daemon.json").unlink()
             os.close(self._lock)
             self._lock = -1
 

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,7 +128,10 @@ def test_the_right_process_without_the_lock_is_no_daemon(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid":"1"}', b"\xff" * 10])
-def test_a_file_that_makes_no_sense_is_no_daemon(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_makes_no_sense_is_no_daemon(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groove_trio.shell.daemonfile._TRIES_UNTOLD", 10)
     file = DaemonFile(tmp_path)
     file.acquire()
     path = tmp_path / ".groove/daemon.json"
@@ -190,3 +195,53 @@ def test_what_it_says_survives_the_journey() -> None:
     info = describe_self("http://127.0.0.1:1", 1, "0", guard_pid=os.getppid())
     assert msgspec.json.decode(msgspec.json.encode(info), type=DaemonInfo) == info
     assert b'"startTicks":' in msgspec.json.encode(info)
+
+
+def test_what_a_killed_predecessor_published_is_not_taken_for_the_one_that_starts(
+    tmp_path: Path,
+) -> None:
+    with daemon(tmp_path) as killed:
+        killed.kill()
+        killed.wait()
+        file = DaemonFile(tmp_path)
+        file.acquire()  # starting: it has not said yet where
+        with ThreadPoolExecutor() as pool:
+            second = pool.submit(DaemonFile(tmp_path).acquire)
+            with pytest.raises(FutureTimeout):
+                second.result(0.2)
+            file.publish(describe_self("http://127.0.0.1:2", 2, "0"))
+            with pytest.raises(AlreadyRunning) as caught:
+                second.result(10)
+        file.release()
+    assert caught.value.fields == {"pid": os.getpid(), "url": "http://127.0.0.1:2"}
+
+
+def test_who_waits_takes_over_from_one_that_fails_to_start(tmp_path: Path) -> None:
+    first, second = DaemonFile(tmp_path), DaemonFile(tmp_path)
+    first.acquire()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(second.acquire)
+        with pytest.raises(FutureTimeout):
+            waiting.result(0.2)
+        first.release()
+        waiting.result(10)
+    second.release()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "shared"])
+def test_nothing_is_published_over_what_is_not_ours(tmp_path: Path, kind: str) -> None:
+    file = DaemonFile(tmp_path)
+    file.acquire()
+    path = tmp_path / ".groove/daemon.json"
+    if kind == "directory":
+        path.mkdir(0o700)
+    elif kind == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.touch(0o666)
+        path.chmod(0o666)
+    with pytest.raises(UnsafeState):
+        file.publish(describe_self("http://127.0.0.1:1", 1, "0"))
+    assert kind != "link" or path.is_symlink()
+    file.release()
+    DaemonFile(tmp_path).acquire()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import nox
@@ -14,6 +15,8 @@ RUNTIME: list[str] = PROJECT["project"]["dependencies"]
 nox.needs_version = ">=2024.10"
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
+
+AUTOBAHN = "autobahntestsuite==25.10.1"  # the public conformance suite for WebSocket
 
 
 def group(name: str) -> list[str]:
@@ -85,6 +88,32 @@ def bench(session: nox.Session) -> None:
     install_wheel(session, *group("bench"))
     for script in session.posargs or sorted(map(str, Path("tests/bench").glob("bench_*.py"))):
         session.run("python", script)
+
+
+def python_2_7() -> str | None:
+    """A Python 2.7 that runs: from the path, or one that pyenv keeps."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    kept = map(str, pyenv.glob("versions/*2.7*/bin/python2.7"))
+    for found in (shutil.which("python2.7"), shutil.which("pypy2.7"), *kept):
+        # pyenv's shims stand on the path even for what is not switched on, and fail
+        command = [found or "", "-c", ""]
+        if found and subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            return found
+    return None
+
+
+@nox.session
+def autobahn(session: nox.Session) -> None:
+    """The Autobahn fuzzing client against the echo example; `-- "9.*"` runs a group alone."""
+    python = python_2_7()
+    if python is None:
+        session.skip("NOTHING WAS CHECKED: Autobahn's suite runs on Python 2.7, and there is none.")
+    install_wheel(session, *group("autobahn"))
+    home = Path(session.create_tmp()) / "autobahn"
+    session.run("virtualenv", "--quiet", "--python", python, str(home))
+    session.run(str(home / "bin/pip"), "install", "--quiet", AUTOBAHN, external=True)
+    script = ["tests/conformance/autobahn.py", str(home / "bin/wstest"), str(home / "reports")]
+    session.run("python", *script, *session.posargs, env=installed_only())
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from typing import Any
 
@@ -46,8 +47,25 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "groove-trio", "version": __version__},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": {name: _plain(each) for name, each in components.items()}},
     }
+
+
+def _plain(schema: Any) -> Any:
+    r"""A schema as others read it: patterns in the dialect of JSON Schema, text without indent.
+
+    ECMA-262 knows neither ``\A`` nor ``\Z``; its ``$`` takes no trailing newline.
+    """
+    if isinstance(schema, list):
+        return [_plain(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {name: _plain(each) for name, each in schema.items()}
+    if isinstance(plain.get("pattern"), str):
+        plain["pattern"] = plain["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
+    if isinstance(plain.get("description"), str):
+        plain["description"] = inspect.cleandoc(plain["description"])
+    return plain
 
 
 def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +75,8 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
         "responses": {str(route.status): _content("The answer", known.get(repr(route.answer)))},
     }
     for error in (*EVERYWHERE, *route.errors):
-        _add_problem(found["responses"], error, known[repr(Problem)])
+        _add_problem(found["responses"], str(error.status), error.title, known[repr(Problem)])
+    _add_problem(found["responses"], "default", "Any other refusal", known[repr(Problem)])
     if route.body is not None:
         found["requestBody"] = {"required": True, **_content("", known[repr(route.body)])}
         del found["requestBody"]["description"]
@@ -79,13 +98,11 @@ def _content(description: str, schema: Any) -> dict[str, Any]:
     }
 
 
-def _add_problem(responses: dict[str, Any], error: type[GrooveError], schema: Any) -> None:
-    entry = responses.setdefault(
-        str(error.status),
-        {"description": "", "content": {"application/problem+json": {"schema": schema}}},
-    )
+def _add_problem(responses: dict[str, Any], status: str, title: str, schema: Any) -> None:
+    content = {"application/problem+json": {"schema": schema}}
+    entry = responses.setdefault(status, {"description": "", "content": content})
     titles = [each for each in entry["description"].split("; ") if each]
-    entry["description"] = "; ".join([*titles, error.title])
+    entry["description"] = "; ".join([*titles, title])
 
 
 def _query_parameters(schema: Any) -> list[dict[str, Any]]:
@@ -93,6 +110,6 @@ def _query_parameters(schema: Any) -> list[dict[str, Any]]:
     (found,) = components.values()
     required = found.get("required", ())
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": shape}
+        {"name": name, "in": "query", "required": name in required, "schema": _plain(shape)}
         for name, shape in found["properties"].items()
     ]

@@ -27,6 +27,7 @@ from groove_trio.words.errors import BadRequest, OutsideProject, shown
 from groove_trio.words.schemas import MAX_PATH
 
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
+MAX_LOOKS = 256  # names walked one by one; the targets of links could make them 80,000
 _PROC = "/proc"
 
 # openat2(2), for which Python has no name; the number is the same on all architectures.
@@ -85,11 +86,13 @@ def locate(cwd: str, path: str, *, follow: bool = True) -> str:
     """
     if not path or len(path) > MAX_PATH:
         raise _undecided(path, "it is empty" if not path else f"it is over {MAX_PATH} characters")
+    if "\0" in path:  # what is behind it, some programs would not see
+        raise _undecided(path, "it has a null byte")
     full = path if path.startswith("/") else f"{cwd}/{path}"
     if full.endswith(("/", "/.", "/..")):
         follow = True  # a directory is meant, so the kernel follows: path_resolution(7)
     try:
-        if "/.." not in full and "\0" not in full:
+        if "/.." not in full:
             plain = os.path.normpath(full)
             if plain.startswith("//"):
                 plain = plain[1:]  # which POSIX leaves open, and Linux does not
@@ -98,7 +101,7 @@ def locate(cwd: str, path: str, *, follow: bool = True) -> str:
         return _walk(path, full, follow)
     except OSError as error:
         raise _undecided(path, error.strerror or str(error)) from error
-    except ValueError as error:  # NUL, or a text that no file name can be
+    except ValueError as error:  # a text that no file name can be
         raise _undecided(path, str(error)) from error
 
 
@@ -117,10 +120,13 @@ def _walk(asked: str, full: str, follow: bool) -> str:
     """Name by name, as the kernel does: path_resolution(7)."""
     todo = [name for name in reversed(full.split("/")) if name not in ("", ".")]
     here = ""  # what is resolved so far; "" is the root directory
-    links = 0
+    links = looks = 0
     missing = False
     while todo:
         name = todo.pop()
+        looks += not missing
+        if looks > MAX_LOOKS or len(todo) > MAX_PATH:
+            raise _undecided(asked, f"more than {MAX_LOOKS} names are on the way")
         if name == "..":
             if missing:
                 raise _undecided(asked, "it goes up from a directory that does not exist")

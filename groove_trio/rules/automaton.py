@@ -26,6 +26,9 @@ from collections.abc import Iterable
 
 from groove_trio.rules.patterns import ANY, DEEP, STAR, CharClass, Token, Tokens
 
+MAX_KNOWN = 1024
+"""Characters, and classes of others, that an automaton remembers before it forgets them all."""
+
 
 class Automaton:
     """The patterns of a scope, ready to run.
@@ -79,6 +82,11 @@ class Automaton:
             masks.append(inside)
         return points, masks
 
+    @property
+    def remembered(self) -> int:
+        """How many answers are kept."""
+        return len(self._at) + len(self._meeting)
+
     def start(self, runs: Iterable[int]) -> int:
         """The states before the first character of the runs with these numbers."""
         states = _mask([self.bases[run] for run in runs])
@@ -91,6 +99,8 @@ class Automaton:
         if mask is None:
             points, masks = self._edges
             mask = self._literal(char) | self._any | masks[bisect_right(points, ord(char))]
+            if len(self._at) >= MAX_KNOWN:
+                self._at.clear()
             self._at[char] = mask
         return mask
 
@@ -107,6 +117,8 @@ class Automaton:
                     mask |= self.at(chr(low)) | self._beginning(low + 1, high)
                 elif chr(low) != ".":
                     mask |= self.at(chr(low))
+            if len(self._meeting) >= MAX_KNOWN:
+                self._meeting.clear()
             self._meeting[token] = mask
         return mask
 

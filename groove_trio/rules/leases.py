@@ -7,7 +7,8 @@ the scopes as well.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from typing import Final
 
 from groove_trio.rules.claims import Claims
 from groove_trio.words.clock import parse_rfc3339
@@ -16,6 +17,9 @@ from groove_trio.words.schemas import AgentId, Lease, LeaseId
 
 class Leases:
     """Leases of which no two share a path (`touching` says which a new claim would meet)."""
+
+    SLACK: Final = 64
+    """Ended leases that may linger among the expiries, beside as many as there are in force."""
 
     def __init__(self) -> None:
         self._leases: dict[LeaseId, Lease] = {}
@@ -36,6 +40,11 @@ class Leases:
         """How many paths are leased in all."""
         return len(self._claims)
 
+    @property
+    def pending(self) -> int:
+        """How many expiries are kept, those of ended leases included."""
+        return len(self._expiries)
+
     def claims_of(self, agent: AgentId) -> int:
         """How many paths an agent leases."""
         return sum(len(lease.paths) for lease in self._by_agent.get(agent, {}).values())
@@ -50,6 +59,9 @@ class Leases:
         self._leases[lease.id] = lease
         self._until[lease.id] = until
         heappush(self._expiries, (until, lease.id))
+        if self.pending > 2 * len(self._leases) + self.SLACK:
+            self._expiries = [(until, lease) for lease, until in self._until.items()]
+            heapify(self._expiries)
         self._by_agent.setdefault(lease.agent, {})[lease.id] = lease
         for claim in lease.paths:
             self._claims.add(claim, lease.id)

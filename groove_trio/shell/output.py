@@ -55,16 +55,23 @@ class OutputLog:
         path: The file, which need not exist.
         last_seq: Number of the last line in it, as `repair` tells.
         clock: Nanoseconds since the epoch.
+        give_up: Whether to wait no longer for a disk that refuses: the daemon must end.
     """
 
-    __slots__ = ("_clock", "_lock", "last_seq", "path")
+    __slots__ = ("_clock", "_give_up", "_lock", "last_seq", "path")
 
     def __init__(
-        self, path: Path, last_seq: int = 0, clock: Callable[[], int] = time.time_ns
+        self,
+        path: Path,
+        last_seq: int = 0,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self.path = path
         self.last_seq = last_seq
         self._clock = clock
+        self._give_up = give_up
         self._lock = trio.Lock()
 
     async def append(self, stream: Stream, texts: Sequence[tuple[str, bool]]) -> list[OutputLine]:
@@ -76,6 +83,9 @@ class OutputLog:
         Args:
             stream: Where the agent wrote them.
             texts: Each line's text and whether it is only a piece of a longer line.
+
+        Returns:
+            The lines; none if it had to give up on them.
         """
         async with self._lock:
             stamp = rfc3339(self._clock())
@@ -83,20 +93,25 @@ class OutputLog:
                 OutputLine(seq=seq, time=stamp, stream=stream, text=text, partial=partial)
                 for seq, (text, partial) in enumerate(texts, self.last_seq + 1)
             ]
-            if lines:
-                await self._write(lines)
+            if lines and not await self._write(lines):
+                return []
             self.last_seq += len(lines)
             return lines
 
-    async def _write(self, lines: list[OutputLine]) -> None:
+    async def _write(self, lines: list[OutputLine]) -> bool:
         failing = False
         while True:
             try:
-                return await trio.to_thread.run_sync(_append, self.path, lines)
+                await trio.to_thread.run_sync(_append, self.path, lines)
             except OSError as error:
+                if self._give_up():
+                    _log.error("%d lines are lost, %s: %s", len(lines), self.path, error)
+                    return False
                 if not failing:
                     _log.warning("output waits, %s can't be written: %s", self.path, error)
                 failing = True
+            else:
+                return True
             await trio.sleep(RETRY_S)
 
     async def read(self, after: int, limit: int) -> OutputPage:

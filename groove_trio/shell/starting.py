@@ -20,7 +20,6 @@ from groove_trio.shell.census import Census
 from groove_trio.shell.changing import erase
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.life import FRESH, Life
-from groove_trio.shell.output import OutputLog
 from groove_trio.shell.store import AgentStatus, Store
 from groove_trio.shell.table import AgentTable, now
 from groove_trio.shell.takeup import end_one
@@ -47,7 +46,7 @@ class Starting:
         number, name = self.table.claim(spec)
         status = AgentStatus(id=number, state="starting", containment=containment, created=now())
         spec = msgspec.structs.replace(spec, name=name)
-        agent = Agent(spec, status, OutputLog(self.store.output(number)))
+        agent = Agent(spec, status, self.table.new_log(number))
         agent.saved = status
         agent.newborn = agent.promised = True
         return agent
@@ -67,7 +66,8 @@ class Starting:
         try:
             await self._settle_in(agent)
         except Exception:
-            await self.holdings.release(agent, "it could not be admitted")
+            # Cancelled while it releases, it tells of the cancellation, which goes first.
+            await self.holdings.release(agent, "it could not be admitted")  # noqa: ASYNC120
             raise
         self.table.add(agent)
 
@@ -119,7 +119,7 @@ class Starting:
             self._go(agent, trigger, actor)
         except GrooveError:
             if agent.state != "interrupted":
-                await self.holdings.release(agent, "it was not started again")
+                await self.holdings.release(agent, "it was not started again")  # noqa: ASYNC120
             raise
 
     def _go(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:

@@ -25,6 +25,7 @@ from groove_trio.rules.lifecycle import Trigger, step
 from groove_trio.shell.agent import Agent
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.hub import Hub
+from groove_trio.shell.output import OutputLog
 from groove_trio.shell.store import Store
 from groove_trio.words.clock import rfc3339
 from groove_trio.words.errors import AuditUnavailable, NameTaken, UnknownAgent, shown
@@ -121,6 +122,11 @@ class AgentTable:
         self._names.pop(name, None)
 
     # Coming and going
+
+    def new_log(self, agent: AgentId, last_seq: int = 0) -> OutputLog:
+        """The output log of an agent; it outlasts a full disk, but not the daemon's end."""
+        path = self._store.output(agent)
+        return OutputLog(path, last_seq, give_up=lambda: self.closing)
 
     def restore(self, agent: Agent) -> None:
         """Puts in an agent of an earlier daemon; nobody listens yet."""

@@ -18,7 +18,6 @@ from groove_trio.shell.agent import Agent
 from groove_trio.shell.census import Census
 from groove_trio.shell.ending import end_leftovers
 from groove_trio.shell.holding import Holdings
-from groove_trio.shell.output import OutputLog
 from groove_trio.shell.store import Loaded, Store
 from groove_trio.shell.table import AgentTable, now
 from groove_trio.words.errors import GrooveError, UnsafeState, WrongState
@@ -40,8 +39,7 @@ async def take_up(store: Store, table: AgentTable, holdings: Holdings, census: C
     loaded = await _load(store)
     for stored in loaded.agents:
         status = stored.status
-        output = OutputLog(store.output(status.id), stored.last_seq)
-        agent = Agent(stored.spec, status, output)
+        agent = Agent(stored.spec, status, table.new_log(status.id, stored.last_seq))
         agent.saved = status
         table.restore(agent)
     await end_all([*(agent.id for agent in table), *loaded.aside], census)

@@ -430,3 +430,25 @@ async def test_spawning_is_fast_enough_to_be_tested(tmp_path: Path) -> None:
         assert time.monotonic() - began < 20
     assert not any(map(lives, pids))
     assert zombies() == []
+
+
+async def test_cancelling_the_daemon_kills_what_runs(tmp_path: Path) -> None:
+    pids: list[int] = []
+    with trio.CancelScope() as scope:
+        async with groove_on(tmp_path) as groove:
+            view = await scripted(
+                groove,
+                {"do": "ignore-sigterm"},
+                {"do": "grandchild"},
+                {"do": "print", "text": "ready"},
+                {"do": "sleep", "seconds": 600},
+                grace_s=300,
+            )
+            await line_with(groove, view.id, "ready")
+            left = await line_with(groove, view.id, "left behind: ")
+            assert view.pid is not None
+            pids = [view.pid, int(left.removeprefix("left behind: "))]
+            scope.cancel()
+    assert len(pids) == 2
+    assert not any(map(lives, pids))
+    assert zombies() == []

@@ -177,7 +177,7 @@ class House:
 
     async def until(self, key: str, *states: str) -> AgentView:
         while (view := self.supervisor.view(key)).state not in states:
-            await trio.sleep(0.01)
+            await trio.sleep(0.1)
         return view
 
     def holders(self) -> set[str]:

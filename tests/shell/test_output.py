@@ -247,3 +247,12 @@ def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "o").symlink_to(tmp_path / "target")
     with pytest.raises(OSError, match=r"symbolic links"):
         repair(tmp_path / "o")
+
+
+async def test_a_daemon_that_must_end_does_not_wait_for_the_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = OutputLog(tmp_path / "nowhere" / "o", give_up=lambda: True)
+    assert await log.append("out", texts("a", "b")) == []
+    assert log.last_seq == 0
+    assert "2 lines are lost" in caplog.text

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from groove_trio.shell.output import OutputLog
 from groove_trio.shell.store import Store
 from groove_trio.words.errors import (
     AuditUnavailable,
@@ -1068,3 +1069,48 @@ async def test_of_restart_and_stop_the_latest_wish_counts(open_house: Open) -> N
         assert sorted(outcomes)[:2] == ["restart running"] * 2
         assert outcomes[0].startswith("stop ")
         assert len(house.trees) == 2
+
+
+async def test_a_slow_log_makes_the_agent_wait_and_loses_nothing(
+    open_house: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house() as house:
+        view = await house.spawn()
+        tree, room, append = house.trees[0], trio.Event(), OutputLog.append
+
+        async def slow(self: OutputLog, *arguments: Any) -> list[OutputLine]:
+            await room.wait()
+            return await append(self, *arguments)
+
+        monkeypatch.setattr(OutputLog, "append", slow)
+        for number in range(50):
+            tree.say(b"line %d\n" % number)
+        await trio.sleep(10)
+        waiting = tree.pipes["out"][1].statistics().current_buffer_used
+        assert waiting == 49  # one chunk is in hand, the rest is still the agent's
+        room.set()
+        await trio.sleep(1)
+        assert house.lines(view.id) == [f"line {number}" for number in range(50)]
+
+
+async def test_a_full_disk_does_not_hold_up_a_shutdown(open_house: Open, tmp_path: Path) -> None:
+    async with open_house() as house:
+        view = await house.spawn()
+        (tmp_path / ".groove/agents" / view.id).rename(tmp_path / "elsewhere")
+        house.trees[0].say(b"nowhere to go\n")
+        await trio.sleep(60)
+        assert house.lines(view.id) == []
+        began = trio.current_time()
+        await house.supervisor.drain()
+        assert trio.current_time() - began < 5
+        (tmp_path / "elsewhere").rename(tmp_path / ".groove/agents" / view.id)
+
+
+async def test_cancelling_the_supervisor_kills_at_once(open_house: Open) -> None:
+    async with open_house(drain=False) as house:
+        await house.spawn(["a/**"], grace_s=300)
+        house.trees[0].deaf = True
+        began = trio.current_time()
+    assert house.trees[0].signals == ["SIGKILL"]
+    assert house.trees[0].closed
+    assert trio.current_time() - began < 5

@@ -8,8 +8,10 @@ the knock for it names none, which no scope grants.
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from groove_trio.words.schemas import MAX_PATH, Operation
@@ -49,9 +51,8 @@ TOOLS: Mapping[str, tuple[Operation, tuple[str, ...]]] = {
 QUIET = frozenset({"TodoWrite", "ExitPlanMode", "Agent", "Task", "spawn_agent", "task"})
 """Tools that touch no file themselves; what a sub-agent does knocks on its own."""
 
-_PATCHED = re.compile(
-    r"^\*\*\* (Add|Update|Delete) File: (.+)$|^\*\*\* Move to: (.+)$", re.MULTILINE
-)
+_PATCHED = re.compile(r"\*\*\* (?:(Add|Update|Delete) File|(Move) to): (.+)")
+_PATCH_MARKS = frozenset({"*** Begin Patch", "*** End Patch", "*** End of File"})
 _PATCH_OPERATIONS: Mapping[str, Operation] = {
     "Add": "create",
     "Update": "write",
@@ -86,18 +87,52 @@ def read_hook(tool: str, arguments: Mapping[str, Any], cwd: str) -> list[Touch]:
         paths = [cwd or "."]
     if not paths or not all(isinstance(path, str) and len(path) <= MAX_PATH for path in paths):
         return UNKNOWABLE
-    return [Touch(operation, _from(cwd, path)) for path in paths]
+    return _touches([(operation, path) for path in paths], cwd)
 
 
-def _from(cwd: str, path: str) -> str:
-    return f"{cwd}/{path}" if cwd and not path.startswith("/") else path
+def _readings(cwd: str, path: str) -> list[str]:
+    """What a path may mean to a tool; empty if nobody can say.
+
+    Some tools cut blanks off its ends and put the home directory for a tilde; those built on
+    Node.js take ``..`` as text, not as the kernel does, and some compose letters and accents.
+    """
+    if path != path.strip() or path.startswith("~") or "\0" in path:
+        return []
+    full = f"{cwd}/{path}" if cwd and not path.startswith("/") else path
+    plain = full
+    if ".." in full:
+        plain = posixpath.normpath(full)
+    return list(dict.fromkeys((full, unicodedata.normalize("NFC", plain))))
+
+
+def _touches(calls: Iterable[tuple[Operation, str]], cwd: str) -> list[Touch]:
+    touches: list[Touch] = []
+    for operation, path in calls:
+        readings = _readings(cwd, path)
+        if not readings or len(touches) + len(readings) > MAX_TOUCHES:
+            return UNKNOWABLE
+        touches += [Touch(operation, reading) for reading in readings]
+    return touches or UNKNOWABLE
 
 
 def _read_patch(patch: object, cwd: str) -> list[Touch]:
     if not isinstance(patch, str):
         return UNKNOWABLE
-    touches: list[Touch] = []
-    for kind, path, moved in _PATCHED.findall(patch):
-        operation = _PATCH_OPERATIONS.get(kind, "rename")
-        touches.append(Touch(operation, _from(cwd, path or moved)))
-    return touches if 0 < len(touches) <= MAX_TOUCHES else UNKNOWABLE
+    calls: list[tuple[Operation, str]] = []
+    for line in patch.split("\n"):
+        mark = line.lstrip()  # as Codex does; within a hunk, what is indented is only text
+        found = _PATCHED.fullmatch(mark)
+        if found is None:
+            if line.startswith("***") and line.rstrip() not in _PATCH_MARKS:
+                return UNKNOWABLE
+            continue
+        if len(calls) > MAX_TOUCHES:
+            return UNKNOWABLE
+        kind, move, path = found.groups()
+        if not move:
+            calls.append((_PATCH_OPERATIONS[kind], path))
+        elif calls:  # the file just updated is written anew there, and removed here
+            calls += [("delete", calls[-1][1]), ("create", path)]
+        else:
+            return UNKNOWABLE
+    return _touches(calls, cwd)

@@ -60,7 +60,8 @@ def test_hook_reads_every_path_of_a_patch() -> None:
     assert read_hook("apply_patch", {"command": patch}, "/p") == [
         Touch("create", "/p/new.txt"),
         Touch("write", "/p/old.txt"),
-        Touch("rename", "/p/moved.txt"),
+        Touch("delete", "/p/old.txt"),
+        Touch("create", "/p/moved.txt"),
         Touch("delete", "/p/gone.txt"),
     ]
 

@@ -28,7 +28,7 @@ GROUPS = {1: 16, 2: 11, 3: 7, 4: 10, 5: 20, 6: 145, 7: 37, 9: 54, 10: 1, 12: 90,
 
 LEFT_OPEN = "INFORMATIONAL"
 EXPLAINED = {
-    "7.1.6": (LEFT_OPEN, "Two messages, a close and a ping at once: both come back, then the close."),
+    "7.1.6": (LEFT_OPEN, "Two messages, a close, a ping at once: both come back, then the close."),
     "7.13.1": (LEFT_OPEN, "Close code 5000, which RFC 6455 does not define: refused with 1002."),
     "7.13.2": (LEFT_OPEN, "Close code 65535, which RFC 6455 does not define: refused with 1002."),
 }

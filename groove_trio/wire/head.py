@@ -242,8 +242,17 @@ def _read_framing(fields: dict[bytes, bytes], version: bytes) -> tuple[int | Non
         # RFC 9112, section 6.1: the framing of such a message is faulty
         raise BadRequest("HTTP/1.0 has no Transfer-Encoding.")
     if coding.lower() != b"chunked":
-        raise NotImplementedHere(f"The transfer coding {_show(coding)} is not chunked.")
+        raise _fault_of_coding(coding)
     return None, True
+
+
+def _fault_of_coding(value: bytes) -> GrooveError:
+    *others, last = (each.strip() for each in value.lower().split(b","))
+    if others and last == b"chunked" and last not in others:
+        # RFC 9112, section 6.1: the end of the body is known, the coding within is not
+        return NotImplementedHere(f"Of the transfer codings {_show(value)}, only chunked is known.")
+    # section 6.3: "the message body length cannot be determined reliably"
+    return BadRequest(f"The transfer coding {_show(value)} does not end as chunked does.")
 
 
 def _read_length(value: bytes) -> int:

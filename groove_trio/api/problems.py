@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from groove_trio.wire.handshake import REFUSAL_HEADERS
 from groove_trio.wire.http import Response
 from groove_trio.words.errors import GrooveError, MethodNotAllowed, UpgradeRequired
 
@@ -32,7 +33,7 @@ def problem(error: GrooveError) -> Response:
         case MethodNotAllowed():  # RFC 9110, 15.5.6
             headers.append((b"allow", ", ".join(error.fields.get("allow", ())).encode()))
         case UpgradeRequired():  # RFC 9110, 15.5.22
-            headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
+            headers += REFUSAL_HEADERS
         case _ if error.status == UNAVAILABLE:
             headers.append((b"retry-after", b"1"))
         case _:

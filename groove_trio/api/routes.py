@@ -8,7 +8,7 @@ of one method and path are an error at import.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -190,6 +190,12 @@ _TEMPLATES = [
     for path, methods in _FIXED.items()
     if "{" in path
 ]
+_BESIDE: Mapping[str, Sequence[str]] = {
+    FEED_PATH: ["GET"],
+    "*": list(dict.fromkeys(route.method for route in ROUTES)),  # only OPTIONS may ask about it
+}
+"""What is no route and has methods all the same."""
+
 _encode = msgspec.json.Encoder().encode
 _JSON = ((b"content-type", b"application/json"),)
 _NOPARAMETERS: Mapping[str, str] = {}
@@ -203,8 +209,10 @@ def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         MethodNotAllowed: Routes have it, none with this method.
         UpgradeRequired: It is the feed's, which speaks WebSocket.
     """
-    if path == FEED_PATH:
+    if path == FEED_PATH and method in {"GET", "HEAD"}:
         raise UpgradeRequired(f"{FEED_PATH} speaks WebSocket; ask for an upgrade")
+    if path in _BESIDE:
+        raise _wrong_method(path, _BESIDE[path])
     methods = _FIXED.get(path) if "{" not in path else None
     values = _NOPARAMETERS
     if methods is None:
@@ -216,9 +224,13 @@ def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
             raise NoSuchRoute(f"there is nothing at {shown(path)}")
     route = methods.get("GET" if method == "HEAD" else method)
     if route is None:
-        allow = [*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"]
-        raise MethodNotAllowed(f"{shown(path)} takes {', '.join(allow)}", allow=allow)
+        raise _wrong_method(path, methods)
     return route, values
+
+
+def _wrong_method(path: str, methods: Collection[str]) -> MethodNotAllowed:
+    allow = [*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"]
+    return MethodNotAllowed(f"{shown(path)} takes {', '.join(allow)}", allow=allow)
 
 
 async def answer(groove: Groove, request: Request, actor: Actor) -> Response:

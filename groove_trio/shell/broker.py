@@ -1,15 +1,13 @@
-"""The knock broker: one task owns the lock table, fed by one bounded channel.
+"""The knock broker: who may do what, asked by many and answered by one task (`Clerk`).
 
-Callers put a request into the channel and park; the task drains up to `BATCH` of them, decides
-each, writes one batch into the audit log, and only then wakes the callers. So a granted knock
-is in the log before it is known, two requests never see half of each other, and 200 callers
-cost one write. The task never waits for a disk: who needs his record durable before he may
-know the answer (denials, every change) waits for the log in his own task.
+A caller hands in a request and parks until the task has decided and recorded it. Who needs his
+record durable before he may know the answer (denials, every change) then waits for the log in
+his own task.
 
 Whatever goes wrong ends as a denial: an unknown agent, a path that can't be decided, a log that
-can't be written, a queue that ended. A caller who is gone when his request comes up is passed
-over; one who goes after his change was made gives it back in the same step in which he learns
-that he is cancelled, so no scope and no lease is held for nobody.
+can't be written, a queue that ended. A caller who goes after his change was made gives it back
+in the same step in which he learns that he is cancelled, so no scope and no lease is held for
+nobody.
 
 Leases are also saved in a file, which the same kind of task writes that syncs the log.
 """
@@ -25,17 +23,17 @@ from typing import Any, TypeVar, cast
 import trio
 
 from groove_trio.rules import denials
-from groove_trio.rules.chain import AGENT_SPAWN, KNOCK_DENIED, KNOCK_GRANTED
+from groove_trio.rules.chain import AGENT_SPAWN
 from groove_trio.rules.locks import Declared, LockTable
 from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.changes import Changes, Outcome
+from groove_trio.shell.clerk import Clerk, entry_of
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.leasefile import LeaseFile
-from groove_trio.shell.slots import ChangeRequest, KnockRequest, Request
-from groove_trio.words.clock import NS
+from groove_trio.shell.slots import ChangeRequest, KnockRequest
 from groove_trio.words.errors import AuditUnavailable, BadRequest, Draining, OutOfResources, shown
-from groove_trio.words.events import AnyEvent, KnockDecided
+from groove_trio.words.events import AnyEvent
 from groove_trio.words.schemas import (
     DEFAULT_LEASE_S,
     MAX_LEASE_PATHS,
@@ -44,21 +42,15 @@ from groove_trio.words.schemas import (
     OWNER,
     Actor,
     AgentId,
-    AuditEntry,
     Decision,
     Denied,
     Explanation,
-    Granted,
     Knock,
     Lease,
     LocksView,
 )
 
-CAPACITY = 64  # callers that wait in the channel; one batch
-BATCH = 64  # `receive_nowait` takes from blocked senders too, so draining needs its own bound
 MAX_REASON = 500  # as in `DeclareRequest`
-_RETRY_S = 1.0  # between attempts to record that leases ran out
-_LOOK_S = 60.0  # the wall clock may be set while we wait for a lease to run out
 _SAVE_S = 5.0
 
 T = TypeVar("T")
@@ -87,16 +79,21 @@ class Broker:
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._audit = audit
-        self._publish = publish
         self._clock = clock
-        self._wanted = wanted
         self._table = LockTable()
         self._root = root
         self._judge = Judge(str(root), self._table)
         self._file = LeaseFile(leases, self._table.leases)
         self._changes = Changes(self._judge, self._table, audit, self._file, publish, clock)
-        self._full = False
-        self._send, self._receive = trio.open_memory_channel[Request](CAPACITY)
+        self._clerk = Clerk(
+            judge=self._judge,
+            changes=self._changes,
+            leases=self._table.leases,
+            audit=audit,
+            publish=publish,
+            clock=clock,
+            wanted=wanted,
+        )
 
     # The task
 
@@ -108,105 +105,14 @@ class Broker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._file.run)
             task_status.started()
-            try:
-                await self._serve()
-            finally:
-                self.close()
-                self._refuse_rest()
+            await self._clerk.serve()
             with trio.move_on_after(_SAVE_S), suppress(OSError):
                 await self._file.saved()
             nursery.cancel_scope.cancel()
 
     def close(self) -> None:
         """Takes no more requests; those already made are answered. May be repeated."""
-        self._send.close()
-
-    async def _serve(self) -> None:
-        while True:
-            recorded = self._changes.expire()
-            wait_s = self._until_expiry(recorded=recorded)
-            try:
-                if wait_s is None:
-                    batch = [await self._receive.receive()]
-                else:
-                    batch = list[Request]()
-                    with trio.move_on_after(wait_s):
-                        batch.append(await self._receive.receive())
-            except trio.EndOfChannel:
-                return
-            with suppress(trio.WouldBlock, trio.EndOfChannel):
-                while batch and len(batch) < BATCH:
-                    batch.append(self._receive.receive_nowait())
-            self._full = False
-            self._handle(batch)
-
-    def _until_expiry(self, *, recorded: bool) -> float | None:
-        expiry = self._table.leases.next_expiry()
-        if expiry is None:
-            return None
-        wait_s = (expiry - self._clock()) / NS
-        return min(max(wait_s, 0.0 if recorded else _RETRY_S), _LOOK_S)
-
-    def _refuse_rest(self) -> None:
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            while True:
-                request = self._receive.receive_nowait()
-                if isinstance(request, KnockRequest):
-                    request.decision = denials.closing(request.knock.path)
-                elif isinstance(request, ChangeRequest):
-                    request.fault = Draining()
-                request.wake()
-        self._receive.close()
-
-    def _handle(self, batch: list[Request]) -> None:
-        """Handles requests in their order; knocks between two changes share a write."""
-        knocks: list[KnockRequest] = []
-        try:
-            for request in batch:
-                if request.gone:
-                    continue
-                if isinstance(request, KnockRequest):
-                    knocks.append(request)
-                elif isinstance(request, ChangeRequest):
-                    self._answer(knocks)
-                    knocks = []
-                    self._perform(cast("ChangeRequest[object]", request))
-            self._answer(knocks)
-        finally:
-            for request in batch:  # if this broke, its callers must not stay parked
-                if not request.answered:
-                    request.wake()
-
-    def _perform(self, request: ChangeRequest[Any]) -> None:
-        try:
-            request.outcome = request.act()
-        except Exception as fault:  # noqa: BLE001 - it is the caller's, and raised there
-            request.fault = fault
-        request.wake()
-
-    def _answer(self, knocks: list[KnockRequest]) -> None:
-        if not knocks:
-            return
-        now = self._clock()
-        entries: list[AuditEntry] = []
-        for request in knocks:
-            request.decision = decision = self._judge.decide(request.knock, now)
-            entries.append(_entry_of(request.knock, decision))
-        try:
-            seq = self._audit.append(entries) - len(entries)
-        except AuditUnavailable as error:
-            for request in knocks:
-                path = self._judge.told(request.knock.path)
-                request.decision = denials.unrecorded(path, error.detail)
-        else:
-            for request in knocks:
-                seq += 1
-                request.seq = seq
-        wanted = self._wanted()
-        for request in knocks:
-            if wanted and request.seq and request.decision is not None:
-                self._publish(_event_of(request.knock, request.decision))
-            request.wake()
+        self._clerk.close()
 
     # Knocks
 
@@ -219,8 +125,8 @@ class Broker:
         knock = self._judge.plain(knock)
         request = KnockRequest(knock)
         try:
-            await self._enqueue(request)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            await self._clerk.put(request)
+        except Draining:
             return await self._deny(knock, denials.closing(knock.path))
         return await self._decision_of(request)
 
@@ -229,23 +135,12 @@ class Broker:
         knock = self._judge.plain(knock)
         request = KnockRequest(knock)
         try:
-            self._send.send_nowait(request)
+            self._clerk.put_nowait(request)
         except trio.WouldBlock:
             return await self._deny(knock, denials.crowded(knock.path))
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
+        except Draining:
             return await self._deny(knock, denials.closing(knock.path))
         return await self._decision_of(request)
-
-    async def _enqueue(self, request: KnockRequest) -> None:
-        """Puts a request into the queue; where there is room, without a checkpoint of its own."""
-        if not self._full:
-            try:
-                self._send.send_nowait(request)
-            except trio.WouldBlock:
-                self._full = True  # spares the next callers the attempt, until the task drains
-            else:
-                return
-        await self._send.send(request)
 
     async def _decision_of(self, request: KnockRequest) -> Decision:
         await request.wait()
@@ -260,7 +155,7 @@ class Broker:
         """A denial that the task takes no part in."""
         denied = self._judge.fit(denied)
         try:
-            seq = self._audit.append([_entry_of(knock, denied)])
+            seq = self._audit.append([entry_of(knock, denied)])
         except AuditUnavailable:
             await trio.lowlevel.checkpoint()
             return denied
@@ -326,7 +221,7 @@ class Broker:
                 nothing changed.
             Draining: The daemon is shutting down.
         """
-        return await self._change(lambda: self._changes.release(agent, actor, why)) or []
+        return await self._change(lambda: self._changes.release(agent, actor, why))
 
     async def rename(self, agent: AgentId, name: str, actor: Actor) -> None:
         """Changes the name under which others hear of an agent.
@@ -386,7 +281,7 @@ class Broker:
             UnknownAgent: It holds no scope.
             AuditUnavailable, Draining: As `release`.
         """
-        return await self._change(lambda: self._changes.complete(agent, lease, actor)) or []
+        return await self._change(lambda: self._changes.complete(agent, lease, actor))
 
     async def restore_leases(self) -> None:
         """Takes up the leases of the run before; the agents' scopes must be reserved by now.
@@ -398,18 +293,13 @@ class Broker:
         leases = await trio.to_thread.run_sync(self._file.load)
         await self._change(lambda: Outcome[None](self._changes.restore(leases)))
 
-    async def _change(self, act: Callable[[], Outcome[T]]) -> T | None:
-        request = await self._ask(act)
-        await self._settled(request)
-        return request.outcome.value if request.outcome is not None else None
+    async def _change(self, act: Callable[[], Outcome[T]]) -> T:
+        return await self._settled(await self._ask(act))
 
     async def _ask(self, act: Callable[[], Outcome[T]]) -> ChangeRequest[T]:
         """Has the task perform a change; if cancelled before, it is not performed."""
         request = ChangeRequest(act)
-        try:
-            await self._send.send(request)
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            raise Draining from None
+        await self._clerk.put(request)
         await request.wait()
         if request.fault is not None:
             raise request.fault
@@ -423,7 +313,7 @@ class Broker:
         await self._audit.durable(outcome.seq)
         if outcome.refusal is not None:
             raise outcome.refusal
-        return outcome.value  # type: ignore[return-value]  # no refusal, so there is a value
+        return cast("T", outcome.value)  # no refusal, so there is a value
 
     async def _saved(self) -> None:
         try:
@@ -447,31 +337,6 @@ class Broker:
     def view(self) -> LocksView:
         """Who holds what now."""
         return self._table.view()
-
-
-def _entry_of(knock: Knock, decision: Decision) -> AuditEntry:
-    return AuditEntry(
-        actor=knock.actor,
-        action=KNOCK_GRANTED if type(decision) is Granted else KNOCK_DENIED,
-        agent=knock.agent,
-        detail={
-            "operation": knock.operation,
-            "path": decision.path,
-            "rule": decision.rule,
-            "source": knock.source,
-            "tool": knock.tool,
-        },
-    )
-
-
-def _event_of(knock: Knock, decision: Decision) -> KnockDecided:
-    return KnockDecided(
-        id=knock.agent,
-        operation=knock.operation,
-        source=knock.source,
-        tool=knock.tool,
-        decision=decision,
-    )
 
 
 def _check_lease(paths: Sequence[str], ttl_s: float, reason: str) -> None:

@@ -12,8 +12,8 @@ import trio
 from groove_trio import AgentSpec, Groove, errors
 from groove_trio.providers.base import Launch, Place
 from groove_trio.shell.audit import AuditLog
-from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
+from groove_trio.shell.clerk import Clerk
 from groove_trio.shell.commit import GroupCommit
 from groove_trio.shell.feed import _Feed
 from groove_trio.shell.output import OutputLog
@@ -162,10 +162,10 @@ async def test_a_crash_in_a_feed_ends_that_feed_alone(
 
 
 def _crash_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Broker, batch: Any) -> None:
+    def fail(self: Clerk, batch: Any) -> None:
         raise Kaboom
 
-    monkeypatch.setattr(Broker, "_handle", fail)
+    monkeypatch.setattr(Clerk, "_handle", fail)
 
 
 def _crash_log(monkeypatch: pytest.MonkeyPatch) -> None:

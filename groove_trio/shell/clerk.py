@@ -1,0 +1,233 @@
+"""The one task that owns the lock table, and the bounded channel that feeds it.
+
+It drains up to `BATCH` requests, decides each, writes one batch into the audit log, and only
+then wakes the callers. So a granted knock is in the log before it is known, two requests never
+see half of each other, and 200 callers cost one write. It never waits for a disk: who needs
+his record durable before he may know the answer waits for the log in his own task.
+
+A caller who is gone when his request comes up is passed over. Whatever breaks, nobody stays
+parked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+import trio
+
+from groove_trio.rules import denials
+from groove_trio.rules.chain import KNOCK_DENIED, KNOCK_GRANTED
+from groove_trio.rules.leases import Leases
+from groove_trio.shell.audit import AuditLog
+from groove_trio.shell.changes import Changes
+from groove_trio.shell.judge import Judge
+from groove_trio.shell.slots import ChangeRequest, KnockRequest, Request
+from groove_trio.words.clock import NS
+from groove_trio.words.errors import AuditUnavailable, Draining
+from groove_trio.words.events import AnyEvent, KnockDecided
+from groove_trio.words.schemas import AuditEntry, Decision, Granted, Knock
+
+CAPACITY = 64  # callers that wait in the channel; one batch
+BATCH = 64  # `receive_nowait` takes from blocked senders too, so draining needs its own bound
+_RETRY_S = 1.0  # between attempts to record that leases ran out
+_LOOK_S = 60.0  # the wall clock may be set while we wait for a lease to run out
+
+
+class Clerk:
+    """Takes requests and answers them in their order.
+
+    Args:
+        judge: Decides the knocks.
+        changes: Told when leases run out.
+        leases: Those in force.
+        audit: The open log.
+        publish: Takes the events; does not wait.
+        clock: Nanoseconds since the epoch.
+        wanted: Whether anyone wants the event of a knock; if not, it is not built.
+    """
+
+    def __init__(
+        self,
+        *,
+        judge: Judge,
+        changes: Changes,
+        leases: Leases,
+        audit: AuditLog,
+        publish: Callable[[AnyEvent], None],
+        clock: Callable[[], int],
+        wanted: Callable[[], bool],
+    ) -> None:
+        self._judge = judge
+        self._changes = changes
+        self._leases = leases
+        self._audit = audit
+        self._publish = publish
+        self._clock = clock
+        self._wanted = wanted
+        self._full = False
+        self._send, self._receive = trio.open_memory_channel[Request](CAPACITY)
+
+    # What callers use
+
+    async def put(self, request: Request) -> None:
+        """Hands a request in; waits for room. Where there is some, this does not checkpoint.
+
+        Raises:
+            Draining: No more requests are taken.
+        """
+        try:
+            if not self._full:
+                try:
+                    self._send.send_nowait(request)
+                except trio.WouldBlock:
+                    self._full = True  # spares the next callers the attempt, until it is drained
+                else:
+                    return
+            await self._send.send(request)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise Draining from None
+
+    def put_nowait(self, request: Request) -> None:
+        """Hands a request in.
+
+        Raises:
+            trio.WouldBlock: There is no room.
+            Draining: No more requests are taken.
+        """
+        try:
+            self._send.send_nowait(request)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise Draining from None
+
+    def close(self) -> None:
+        """Takes no more requests; those already made are answered. May be repeated."""
+        self._send.close()
+
+    # The task
+
+    async def serve(self) -> None:
+        """Answers requests until `close` was called and all that were made are answered.
+
+        However it ends, nobody stays parked: what is not answered is refused.
+        """
+        try:
+            while (batch := await self._gather()) is not None:
+                self._full = False
+                self._handle(batch)
+        finally:
+            self.close()
+            self._refuse_rest()
+
+    async def _gather(self) -> list[Request] | None:
+        """The next requests, none if leases ran out before one came; None at the end."""
+        recorded = self._changes.expire()
+        wait_s = self._until_expiry(recorded=recorded)
+        batch: list[Request] = []
+        try:
+            if wait_s is None:
+                batch.append(await self._receive.receive())
+            else:
+                with trio.move_on_after(wait_s):
+                    batch.append(await self._receive.receive())
+        except trio.EndOfChannel:
+            return None
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while batch and len(batch) < BATCH:
+                batch.append(self._receive.receive_nowait())
+        return batch
+
+    def _until_expiry(self, *, recorded: bool) -> float | None:
+        expiry = self._leases.next_expiry()
+        if expiry is None:
+            return None
+        wait_s = (expiry - self._clock()) / NS
+        return min(max(wait_s, 0.0 if recorded else _RETRY_S), _LOOK_S)
+
+    def _refuse_rest(self) -> None:
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                request = self._receive.receive_nowait()
+                if isinstance(request, KnockRequest):
+                    request.decision = denials.closing(request.knock.path)
+                elif isinstance(request, ChangeRequest):
+                    request.fault = Draining()
+                request.wake()
+        self._receive.close()
+
+    def _handle(self, batch: list[Request]) -> None:
+        """Handles requests in their order; knocks between two changes share a write."""
+        knocks: list[KnockRequest] = []
+        try:
+            for request in batch:
+                if request.gone:
+                    continue
+                if isinstance(request, KnockRequest):
+                    knocks.append(request)
+                elif isinstance(request, ChangeRequest):
+                    self._answer(knocks)
+                    knocks = []
+                    self._perform(cast("ChangeRequest[object]", request))
+            self._answer(knocks)
+        finally:
+            for request in batch:  # if this broke, its callers must not stay parked
+                if not request.answered:
+                    request.wake()
+
+    def _perform(self, request: ChangeRequest[object]) -> None:
+        try:
+            request.outcome = request.act()
+        except Exception as fault:  # noqa: BLE001 - it is the caller's, and raised there
+            request.fault = fault
+        request.wake()
+
+    def _answer(self, knocks: list[KnockRequest]) -> None:
+        if not knocks:
+            return
+        now = self._clock()
+        entries: list[AuditEntry] = []
+        for request in knocks:
+            request.decision = decision = self._judge.decide(request.knock, now)
+            entries.append(entry_of(request.knock, decision))
+        try:
+            seq = self._audit.append(entries) - len(entries)
+        except AuditUnavailable as error:
+            for request in knocks:
+                path = self._judge.told(request.knock.path)
+                request.decision = denials.unrecorded(path, error.detail)
+        else:
+            for request in knocks:
+                seq += 1
+                request.seq = seq
+        wanted = self._wanted()
+        for request in knocks:
+            if wanted and request.seq and request.decision is not None:
+                self._publish(_event_of(request.knock, request.decision))
+            request.wake()
+
+
+def entry_of(knock: Knock, decision: Decision) -> AuditEntry:
+    """The record of a knock and its answer."""
+    return AuditEntry(
+        actor=knock.actor,
+        action=KNOCK_GRANTED if type(decision) is Granted else KNOCK_DENIED,
+        agent=knock.agent,
+        detail={
+            "operation": knock.operation,
+            "path": decision.path,
+            "rule": decision.rule,
+            "source": knock.source,
+            "tool": knock.tool,
+        },
+    )
+
+
+def _event_of(knock: Knock, decision: Decision) -> KnockDecided:
+    return KnockDecided(
+        id=knock.agent,
+        operation=knock.operation,
+        source=knock.source,
+        tool=knock.tool,
+        decision=decision,
+    )

@@ -33,7 +33,7 @@ from groove_trio.shell.commit import GroupCommit
 from groove_trio.shell.segments import MAX_LINE, read_page, verify_log
 from groove_trio.shell.tape import Tape
 from groove_trio.words.clock import rfc3339
-from groove_trio.words.errors import AuditUnavailable
+from groove_trio.words.errors import AuditUnavailable, UnsafeState
 from groove_trio.words.schemas import SYSTEM, AuditEntry, AuditPage
 
 __all__ = ["AuditLog", "open_audit", "verify_log"]
@@ -124,7 +124,7 @@ class AuditLog:
             return await trio.to_thread.run_sync(
                 read_page, self.directory, after, limit, agent, action
             )
-        except OSError as error:
+        except (OSError, UnsafeState) as error:
             raise AuditUnavailable("The audit log cannot be read.") from error
 
     # Writing
@@ -264,7 +264,9 @@ def _name(error: OSError | None) -> str:
 
 
 def _unavailable(error: OSError) -> AuditUnavailable:
+    tampered = error.errno == errno.ESTALE
+    why = "its file was changed or removed by another program" if tampered else _name(error)
     return AuditUnavailable(
-        f"The audit log cannot be written ({_name(error)}); nothing changes until it can.",
+        f"The audit log cannot be written ({why}); nothing changes until it can.",
         errno=_name(error),
     )

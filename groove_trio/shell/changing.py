@@ -7,7 +7,8 @@ whoever stops waiting; and everything is recorded before it is done.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,20 +60,19 @@ class Changing:
         await done.wait()
 
     async def lay_to_rest(self, agent: Agent, actor: Actor) -> None:
-        """Stops an agent that no task stands behind.
+        """Stops an agent that no task stands behind, unless somebody else just has.
 
         Raises:
             WrongState: It is about to be started, or processes of it can't be ended.
+            UnknownAgent: Somebody else has just removed it.
             AuditUnavailable: It could not be recorded; nothing was done.
         """
-        _check_over(agent)
-        agent.done = trio.Event()  # whoever wants to start it waits
-        try:
+        async with self._alone(agent):
+            if agent.state not in ("parked", "interrupted"):
+                return
             await end_one(agent.id, self.census)
             seq = self.table.move(agent, "stop", actor, f"stopped by {actor}")
             await self.holdings.release(agent, "the agent is stopped", actor)
-        finally:
-            agent.done.set()
         await self.table.save(agent)
         await self.table.durable(seq)
 
@@ -84,25 +84,44 @@ class Changing:
             UnknownAgent: Somebody else has just removed it.
             AuditUnavailable: It could not be recorded; nothing was done.
         """
+        async with self._alone(agent):
+            if agent.state == "interrupted":
+                await end_one(agent.id, self.census)
+                _check_over(agent)
+            seq = self.table.note(agent, "remove", actor, before=agent.state)
+            self.table.drop(agent)
+            await self.holdings.release(agent, "the agent was removed", actor)
+            await erase(self.store, agent)
+        await self.table.durable(seq)
+
+    @asynccontextmanager
+    async def _alone(self, agent: Agent) -> AsyncIterator[None]:
+        """Keeps off whoever else would start, stop or remove an agent that is over.
+
+        Raises:
+            WrongState: It is live, or about to be.
+            UnknownAgent: Somebody else has just removed it.
+        """
         _check_over(agent)
-        await agent.done.wait()
-        if agent.state == "interrupted":
-            await end_one(agent.id, self.census)
+        while not agent.done.is_set():
+            await agent.done.wait()
         _check_over(agent)
         self.table.get(agent.id)
-        seq = self.table.note(agent, "remove", actor, before=agent.state)
-        self.table.drop(agent)
-        await self.holdings.release(agent, "the agent was removed", actor)
-        await erase(self.store, agent)
-        await self.table.durable(seq)
+        agent.done = trio.Event()
+        try:
+            yield
+        finally:
+            agent.done.set()
 
     async def patch(self, agent: Agent, changes: dict[str, Any], actor: Actor) -> None:
         """Changes parts of an agent's spec.
 
         Raises:
             NameTaken: Another agent has the name.
+            UnknownAgent: Somebody else has just removed it.
             AuditUnavailable: It could not be recorded; nothing was changed.
         """
+        self.table.get(agent.id)
         before, after = agent.name, changes.get("name", agent.name)
         self.table.take_name(agent.id, after)
         try:

@@ -107,13 +107,22 @@ class Launcher:
         spec = validated(spec, AgentSpec)
         Scope(spec.patterns)
         check_environment(spec)
-        provider = self.providers.get(spec.provider)
-        if provider is None:
-            known = sorted(self.providers)
-            detail = f"there is no provider {shown(spec.provider)}; there are {', '.join(known)}"
-            raise UnknownProvider(detail, known=known)
+        provider = self.provider(spec.provider)
         cwd = self.check_cwd(spec.cwd) or "."
         return msgspec.structs.replace(spec, cwd=cwd), self.choose_containment(spec, provider)
+
+    def provider(self, name: str) -> Provider:
+        """The provider of this name; an earlier daemon may have known others.
+
+        Raises:
+            UnknownProvider: There is none.
+        """
+        provider = self.providers.get(name)
+        if provider is None:
+            known = sorted(self.providers)
+            detail = f"there is no provider {shown(name)}; there are {', '.join(known)}"
+            raise UnknownProvider(detail, known=known)
+        return provider
 
     def held_to(self, provider: Provider) -> list[Containment]:
         """What a provider's agents can be held to on this machine, strongest first."""
@@ -140,7 +149,7 @@ class Launcher:
 
         Raises:
             GrooveError: It could not be started: `SpawnFailed`, `OutOfResources`,
-                `OutsideProject` or what its provider refused.
+                `OutsideProject`, `UnknownProvider` or what its provider refused.
         """
         place = Place(
             project=self.project,
@@ -150,7 +159,7 @@ class Launcher:
             url=self.url,
             tmp=str(self.store.tmp(agent.id)),
         )
-        launch = ask_provider(self.providers[agent.spec.provider], agent.spec, place)
+        launch = ask_provider(self.provider(agent.spec.provider), agent.spec, place)
         directory = open_directory(place.cwd)
         try:
             tree = await self.open_tree(

@@ -279,7 +279,8 @@ class Run:
                         await tree.write(text)
             except trio.BrokenResourceError:
                 pass
-            agent.input = None
+            finally:
+                agent.input = None
             await tree.close_stdin()
 
 

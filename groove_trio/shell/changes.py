@@ -24,7 +24,8 @@ from groove_trio.rules.chain import (
     LEASE_REFUSE,
     UNDO,
 )
-from groove_trio.rules.locks import Barred, Declared, Held, LockTable, Overlap
+from groove_trio.rules.locks import Barred, Declared, Held, LockTable
+from groove_trio.rules.owners import Overlap
 from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.judge import Judge

@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from groove_trio.rules.claims import Claims, condensed, covers
-from groove_trio.rules.locks import (
-    MAX_AGENT_CLAIMS,
-    Barred,
-    Declared,
-    Held,
-    LockTable,
-    Overlap,
-)
+from groove_trio.rules.locks import MAX_AGENT_CLAIMS, Barred, Declared, Held, LockTable
+from groove_trio.rules.owners import Overlap
 from groove_trio.rules.scopes import Scope
 from groove_trio.words.clock import NS, parse_rfc3339, rfc3339
 from groove_trio.words.schemas import (

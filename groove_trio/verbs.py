@@ -24,14 +24,18 @@ from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.door import Door
 from groove_trio.shell.hub import Hub, Subscription
+from groove_trio.shell.identity import Identity
+from groove_trio.shell.refusals import Refusals
 from groove_trio.shell.segments import verify_log
 from groove_trio.shell.supervisor import Supervisor
 from groove_trio.words.clock import rfc3339
-from groove_trio.words.errors import Draining
+from groove_trio.words.errors import Draining, NotAdmitted
 from groove_trio.words.events import Snapshot
 from groove_trio.words.schemas import (
     DEFAULT_LEASE_S,
+    MAX_NAME,
     OWNER,
+    SYSTEM,
     Actor,
     AgentPatch,
     AgentSpec,
@@ -65,6 +69,8 @@ class Parts:
     census: Census
     broker: Broker
     supervisor: Supervisor
+    identity: Identity
+    refusals: Refusals
 
 
 class Groove:
@@ -90,6 +96,8 @@ class Groove:
             handler=partial(answer, self),
             upgrade=partial(follow, self),
             refuse=problem,
+            identify=self._identify,
+            check=parts.identity.check,
         )
         self._parts = parts
         self._opened_ns = time.time_ns()
@@ -156,14 +164,21 @@ class Groove:
     async def wait(self, key: str) -> AgentView:
         """Waits until an agent has come to an end, by itself or not, and tells how.
 
-        Always checkpoints.
+        Nothing of it lives then, and its scope is free for another. A restart is no end. Always
+        checkpoints.
+
+        Raises:
+            UnknownAgent: There is none, or not any more.
+            Draining: The daemon shut down first.
         """
         agent = self.agent(key).id
         with self.events() as events:
             async for _ in events:  # the first is the snapshot
-                view = self.agent(agent)
-                if view.state not in LIVE:
-                    return view
+                if self.agent(agent).state not in LIVE:
+                    await self._parts.supervisor.over(agent)
+                    view = self.agent(agent)
+                    if view.state not in LIVE:
+                        return view
         raise Draining("the daemon shuts down")
 
     async def output(self, key: str, after: int = 0, limit: int = 100) -> OutputPage:
@@ -231,6 +246,19 @@ class Groove:
         return self._parts.broker.view()
 
     # The daemon
+
+    async def refused(self, actor: Actor, method: str, path: str, why: str) -> None:
+        """Records that an agent asked for what it may not do; often repeated, only counted."""
+        detail = {"method": method, "path": path[:MAX_NAME], "why": why}
+        await self._parts.refusals.note(actor, detail)
+
+    async def _identify(self, stream: trio.abc.Stream) -> Actor:
+        try:
+            return await self._parts.identity.identify(stream)
+        except NotAdmitted as refusal:
+            detail = {"why": refusal.detail, **refusal.fields}
+            await self._parts.refusals.note(SYSTEM, detail, refusal.fields.get("uid"))
+            raise
 
     def status(self) -> Status:
         """The daemon told."""

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import trio
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from groove_trio.providers.base import Provider
 from groove_trio.providers.command import CommandProvider
@@ -321,6 +322,10 @@ class Supervisor:
             await agent.done.wait()
         return agent.view()
 
+    async def over(self, key: str) -> None:
+        """Waits until no task stands behind an agent: nothing of it lives, its scope is free."""
+        await self._table.get(key).done.wait()
+
     async def remove(self, key: str, actor: Actor) -> AgentView:
         """Forgets an agent that does not run: its scope, its directory, its output.
 
@@ -372,11 +377,7 @@ class Supervisor:
         """
         patch = validated(patch, AgentPatch)
         agent = self._table.get(key)
-        changes = {
-            field: value
-            for field in ("name", "restart", "grace_s")
-            if (value := getattr(patch, field)) is not UNSET
-        }
+        changes = {name: each for name, each in asdict(patch).items() if each is not UNSET}
         await self._carry(partial(self._changing.patch, agent, changes, actor))
         return agent.view()
 

@@ -211,3 +211,29 @@ async def test_a_groove_does_what_a_program_needs(project: Path) -> None:
         assert {each.name for each in groove.providers()} == {"command", "demo"}
         await groove.remove(agent.id)
         assert groove.agents() == []
+
+
+async def test_waiting_for_an_end_waits_for_the_scope(project: Path) -> None:
+    async with open_test_groove(project) as groove:
+        for _ in range(10):
+            agent = await groove.spawn(scripted([], scope=["src/**"]))
+            assert (await groove.wait(agent.id)).state == "completed"
+            assert groove.locks().holdings == []
+
+
+async def test_a_restart_is_no_end_to_wait_for(project: Path) -> None:
+    ended: list[str] = []
+
+    async def wait(groove: Groove, agent: str) -> None:
+        ended.append((await groove.wait(agent)).state)
+
+    async with open_test_groove(project) as groove, trio.open_nursery() as nursery:
+        agent = await groove.spawn(scripted(WAITS, scope=[], interactive=True))
+        await wait_for_line(groove, agent.id, "ready")
+        nursery.start_soon(wait, groove, agent.id)
+        await trio.testing.wait_all_tasks_blocked()
+        await groove.restart(agent.id)
+        assert ended == []
+        await groove.instruct(agent.id, "go")
+        await groove.wait(agent.id)
+    assert ended == ["completed"]

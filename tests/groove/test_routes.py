@@ -46,7 +46,6 @@ async def house(project: Path) -> AsyncIterator[House]:
         ended = await groove.spawn(scripted([{"do": "print"}], scope=["docs/**"]))
         await wait_for_line(groove, running.id, "ready")
         await groove.wait(ended.id)
-        await groove.stop(ended.id)  # changes nothing, and returns when its scope is free
         await groove.declare(running.id, ["notes.md"])
         yield House(groove, client, running.id, ended.id, left.id)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 
-from groove_trio.words.schemas import LeaseId
+from groove_trio.words.schemas import MAX_PATH, LeaseId
 
 
 class Claims:
@@ -83,6 +83,13 @@ def covers(claim: str, other: str) -> bool:
     if claim == other:
         return True
     return claim.endswith("/") and (other.startswith(claim) or f"{other}/" == claim)
+
+
+def is_claim(text: str) -> bool:
+    """Whether a text is a resolved path inside the project, with a slash at its end or not."""
+    if len(text) > MAX_PATH or "\0" in text:
+        return False
+    return not any(name in {"", ".", ".."} for name in text.removesuffix("/").split("/"))
 
 
 def condensed(claims: Iterable[str]) -> list[str]:

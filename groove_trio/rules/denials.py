@@ -101,6 +101,26 @@ def beneath(path: str, owner: AgentId, name: str, by: str) -> Denied:
     )
 
 
+def protected_beneath(path: str, name: str, rule: str) -> Denied:
+    """A directory would be moved or removed with a protected name in it."""
+    return Denied(
+        path=path,
+        rule=f"protected {rule}",
+        reason=f"{shown(name)} beneath {shown(path)} is protected and would go with it.",
+        way_out="Do it for the files that are not protected, one by one.",
+    )
+
+
+def too_large(path: str) -> Denied:
+    """A directory would be moved or removed, and it can't be said with what."""
+    return Denied(
+        path=path,
+        rule="large directory",
+        reason=f"There are too many names beneath {shown(path)} to look for protected ones.",
+        way_out="Do it for its parts, one by one.",
+    )
+
+
 def outside(path: str, where: str) -> Denied:
     """It leads out of the project."""
     return Denied(

@@ -30,6 +30,7 @@ from groove_trio.rules.scopes import Scope, protected_by
 from groove_trio.words.clock import NS, parse_rfc3339, rfc3339
 from groove_trio.words.errors import shown
 from groove_trio.words.schemas import (
+    MAX_LEASE_PATHS,
     AgentId,
     Decision,
     Explanation,

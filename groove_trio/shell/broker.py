@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 import trio
 
 from groove_trio.rules import denials
-from groove_trio.rules.chain import AGENT_SPAWN
+from groove_trio.rules.chain import AGENT_SPAWN, legible
 from groove_trio.rules.locks import Declared, LockTable
 from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog
@@ -260,6 +260,7 @@ class Broker:
             AuditUnavailable, OutOfResources, Draining: The lease is not held.
         """
         _check_lease(paths, ttl_s, reason)
+        reason = legible(reason)
         request = await self._ask(lambda: self._changes.declare(agent, paths, ttl_s, reason, actor))
         try:
             declared = await self._settled(request)

@@ -16,6 +16,8 @@ import msgspec
 from groove_trio.rules import denials
 from groove_trio.rules.chain import legible
 from groove_trio.rules.locks import LockTable
+from groove_trio.rules.protected import protection
+from groove_trio.shell.beneath import TooMany, names_beneath
 from groove_trio.shell.paths import resolve
 from groove_trio.words.errors import BadRequest, OutsideProject
 from groove_trio.words.schemas import (
@@ -28,6 +30,7 @@ from groove_trio.words.schemas import (
     Granted,
     Knock,
     Operation,
+    Source,
 )
 
 D = TypeVar("D", Granted, Denied, Decision)
@@ -53,6 +56,7 @@ HIDDEN_AT_HOME = (
 
 MAX_TOOL = 200  # as in `KnockRequest`
 _OPERATIONS = frozenset(get_args(Operation))
+_SOURCES = frozenset(get_args(Source))
 _ON_THE_NAME = frozenset({"delete", "rename"})  # done to a link itself, not to its target
 
 
@@ -103,7 +107,10 @@ class Judge:
             if refusal is not None:
                 return refusal
         deep = operation in _ON_THE_NAME and self._takes_more(operation, path)
-        return self._table.decide(agent, operation, path, now, deep=deep)
+        decision = self._table.decide(agent, operation, path, now, deep=deep)
+        if deep and isinstance(decision, Granted):
+            return self._denied_beneath(agent, operation, path, now) or decision
+        return decision
 
     def _hidden_by(self, path: str, where: str) -> Denied | None:
         for name in self._hidden:
@@ -120,6 +127,25 @@ class Judge:
             return stat.S_ISDIR(os.lstat(f"{self.root}/{path}").st_mode)
         except OSError:
             return operation == "rename"
+
+    def _denied_beneath(
+        self, agent: AgentId, operation: Operation, path: str, now: int
+    ) -> Denied | None:
+        """Denies to move protected names along: they may be new where the directory goes.
+
+        The agent's own temporary directory may hold any, so none leaves it in this way.
+        """
+        own = path.startswith(".groove/")
+        try:
+            for name in names_beneath(f"{self.root}/{path}"):
+                if (found := protection(name)) is None:
+                    continue
+                there = self._table.decide(agent, operation, f"{path}/{name}", now)
+                if own or isinstance(there, Denied):
+                    return denials.protected_beneath(path, name, found.rule)
+        except TooMany:
+            return denials.too_large(path)
+        return None
 
     def claims(self, agent: AgentId, paths: Iterable[str]) -> list[str]:
         """The claims that a lease on `paths` makes, resolved; a directory's ends in a slash.
@@ -158,12 +184,14 @@ class Judge:
 
     def plain(self, knock: Knock) -> Knock:
         """The knock with texts that fit into a record and an event; most are as they are."""
-        agent, tool, operation = knock.agent, knock.tool, knock.operation
+        agent, tool, operation, source = knock.agent, knock.tool, knock.operation, knock.source
         if (
             type(agent) is type(tool) is type(operation) is type(knock.path) is str
+            and operation in _OPERATIONS
+            and source in _SOURCES
             and agent.isascii()
             and tool.isascii()
-            and max(len(agent), len(tool), len(operation)) <= MAX_NAME
+            and max(len(agent), len(tool)) <= MAX_NAME
         ):
             return knock
         return msgspec.structs.replace(
@@ -171,6 +199,7 @@ class Judge:
             agent=AgentId(legible(str(agent)[:MAX_NAME])),
             operation=legible(str(operation)[:MAX_NAME]),
             tool=legible(str(tool)[:MAX_TOOL]),
+            source=legible(str(source)[:MAX_NAME]),
             # A knock made in Python was decoded by nobody.
             path=knock.path if isinstance(knock.path, str) else "",  # pyright: ignore[reportUnnecessaryIsInstance]
         )
@@ -189,4 +218,6 @@ class Judge:
 
 def _at_home() -> list[str]:
     home = os.path.realpath(Path.home())
-    return [f"{home}/{name}" for name in HIDDEN_AT_HOME]
+    names = [f"{home}/{name}" for name in HIDDEN_AT_HOME]
+    # Where one of them is a link, paths are resolved to what is behind it.
+    return list(dict.fromkeys((*names, *map(os.path.realpath, names))))

@@ -25,7 +25,9 @@ from groove_trio.shell.census import Census
 from groove_trio.shell.daemonfile import DaemonFile, describe_self
 from groove_trio.shell.door import Door
 from groove_trio.shell.hub import Hub
+from groove_trio.shell.identity import Identity
 from groove_trio.shell.listener import accept_connections
+from groove_trio.shell.refusals import Refusals
 from groove_trio.shell.store import STATE_DIR
 from groove_trio.shell.subreaper import subreaper
 from groove_trio.shell.supervisor import Supervisor
@@ -98,7 +100,7 @@ def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
         providers=config.providers,
         descriptor_limit=config.descriptor_limit,
     )
-    return Parts(audit, hub, census, broker, supervisor)
+    return Parts(audit, hub, census, broker, supervisor, Identity(census), Refusals(audit))
 
 
 async def start(
@@ -109,8 +111,11 @@ async def start(
     drain_s: float,
 ) -> None:
     """Starts the parts, each within the one before; unwinding the stack is the shutdown."""
+    stack.callback(parts.identity.close)
+    parts.identity.open()
     watch = await stack.enter_async_context(trio.open_nursery())
     await watch.start(parts.census.run)
+    watch.start_soon(parts.refusals.run)
     stack.callback(watch.cancel_scope.cancel)
     core = await stack.enter_async_context(trio.open_nursery())
     await core.start(parts.broker.run)

@@ -76,4 +76,5 @@ async def instruct(call: Call[None, InstructRequest]) -> AgentView:
 
 async def output(call: Call[PageQuery, None]) -> OutputPage:
     """What an agent wrote, by sequence number."""
-    return await call.groove.output(call.params["id"], call.query.after, call.query.limit)
+    agent = call.agent(call.params["id"])
+    return await call.groove.output(agent, call.query.after, call.query.limit)

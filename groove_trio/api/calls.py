@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from groove_trio.wire.strict import decode
-from groove_trio.words.errors import BadRequest, GrooveError, shown
+from groove_trio.words.errors import BadRequest, GrooveError, NotAllowed, UnknownAgent, shown
 from groove_trio.words.schemas import Actor
 
 if TYPE_CHECKING:
@@ -32,6 +32,32 @@ class Call(Generic[Q, B]):
     query: Q
     body: B
 
+    def agent(self, *named: str) -> str:
+        """The agent this is about: the caller itself if it is one, else the first that is named.
+
+        Args:
+            *named: What the request says, by id or name; empty where it says nothing.
+
+        Raises:
+            BadRequest: The owner named none.
+            NotAllowed: An agent named another.
+        """
+        names = [name for name in named if name]
+        if self.actor.kind != "agent":
+            if not names:
+                raise BadRequest("the request names no agent: give 'agent'", field="agent")
+            return names[0]
+        for name in names:
+            if not self._is_caller(name):
+                raise NotAllowed(f"agent {self.actor.name} may not speak for {shown(name)}")
+        return self.actor.name
+
+    def _is_caller(self, name: str) -> bool:
+        try:
+            return name == self.actor.name or self.groove.agent(name).id == self.actor.name
+        except UnknownAgent:
+            return False
+
 
 Handler = Callable[[Call[Any, Any]], Awaitable[object]]
 
@@ -49,7 +75,7 @@ class Route:
         body: The type of the request body; None where none is taken.
         query: The type of the query; None where none is taken.
         status: The status of the answer when all went well.
-        agents: Whether an agent may call it too, not only the owner.
+        agents: Whether an agent may call it too, on its own behalf, and not only the owner.
         errors: The errors it can answer with beyond those of every route.
     """
 

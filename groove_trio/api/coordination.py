@@ -37,7 +37,10 @@ class ExplainQuery(Word):
 
 
 class KnockQuery(Word):
-    """Names the agent whose hook speaks; the hook's own body does not."""
+    """Names the agent whose hook speaks, which the hook's own body does not.
+
+    The owner has to; an agent is known without it, and may name nobody else.
+    """
 
     agent: Annotated[str, Meta(max_length=MAX_NAME)] = ""
 
@@ -62,9 +65,7 @@ class KnockBody(Struct, frozen=True, kw_only=True):
 async def knock(call: Call[KnockQuery, KnockBody]) -> KnockAnswer:
     """Answers one knock; of several paths in one hook, all must be granted."""
     body = call.body
-    agent = call.query.agent or body.agent
-    if not agent:
-        raise BadRequest("the knock names no agent: give 'agent'", field="agent")
+    agent = call.agent(call.query.agent, body.agent)
     touches, tool, source = _touches(body)
     decisions: list[Decision] = []
     with trio.move_on_after(ANSWER_S) as limit:  # noqa: ASYNC100 - the comprehension awaits
@@ -112,13 +113,14 @@ async def declare(call: Call[None, DeclareRequest]) -> Lease:
     """Takes a lease."""
     body = call.body
     return await call.groove.declare(
-        body.agent, body.paths, body.ttl_s, reason=body.reason, actor=call.actor
+        call.agent(body.agent), body.paths, body.ttl_s, reason=body.reason, actor=call.actor
     )
 
 
 async def complete(call: Call[None, CompleteRequest]) -> list[Lease]:
     """Gives leases back."""
-    return await call.groove.complete(call.body.agent, call.body.lease, actor=call.actor)
+    agent = call.agent(call.body.agent)
+    return await call.groove.complete(agent, call.body.lease, actor=call.actor)
 
 
 async def locks(call: Call[None, None]) -> LocksView:

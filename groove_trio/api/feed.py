@@ -39,7 +39,9 @@ async def follow(
         find("GET", path)
         raise BadRequest(f"{shown(path)} does not speak WebSocket; {FEED_PATH} does")
     if actor.kind == "agent":
-        raise NotAllowed("an agent may not follow the events of others")
+        refusal = NotAllowed("an agent may not follow the events of others")
+        await groove.refused(actor, upgrade.request.method, path, refusal.detail)
+        raise refusal
     after = decode_query(query, FeedQuery).after
     socket = feed_socket(upgrade)
     with groove.events(after) as subscription:

@@ -115,6 +115,7 @@ ROUTES: Sequence[Route] = (
         "What an agent wrote",
         schemas.OutputPage,
         query=agents.PageQuery,
+        agents=True,
         errors=UNKNOWN,
     ),
     Route("GET", "/api/locks", coordination.locks, "Who holds what", schemas.LocksView),
@@ -233,13 +234,17 @@ def _wrong_method(path: str, methods: Collection[str]) -> MethodNotAllowed:
     return MethodNotAllowed(f"{shown(path)} takes {', '.join(allow)}", allow=allow)
 
 
+def _check_rights(route: Route, actor: Actor) -> None:
+    if actor.kind == "agent" and not route.agents:
+        raise NotAllowed("an agent may not do this; ask the owner")
+
+
 async def answer(groove: Groove, request: Request, actor: Actor) -> Response:
     """Answers one admitted request; a refusal becomes its problem document."""
+    path, _, query = request.target.partition("?")
     try:
-        path, _, query = request.target.partition("?")
         route, values = find(request.method, path)
-        if actor.kind == "agent" and not route.agents:
-            raise NotAllowed("an agent may not do this; ask the owner")
+        _check_rights(route, actor)
         call = Call(
             groove,
             actor,
@@ -251,6 +256,10 @@ async def answer(groove: Groove, request: Request, actor: Actor) -> Response:
     except MethodNotAllowed as refusal:
         if request.method == "OPTIONS":  # RFC 9110, 9.3.7: what there is, and no grant to anyone
             return Response(204, ((b"allow", ", ".join(refusal.fields["allow"]).encode()),), b"")
+        return problem(refusal)
+    except NotAllowed as refusal:
+        if actor.kind == "agent":
+            await groove.refused(actor, request.method, path, refusal.detail)
         return problem(refusal)
     except GrooveError as refusal:
         return problem(refusal)

@@ -57,6 +57,7 @@ LEASE_REFUSE = "lease.refuse"
 LEASE_COMPLETE = "lease.complete"
 LEASE_EXPIRE = "lease.expire"
 LEASE_DROP = "lease.drop"
+ACCESS_REFUSE = "access.refuse"
 UNDO = "undo"
 
 ACTIONS: Mapping[str, str] = MappingProxyType(
@@ -97,6 +98,11 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         LEASE_COMPLETE: "An agent gave a lease back.",
         LEASE_EXPIRE: "A lease ran out.",
         LEASE_DROP: "A lease of an earlier run could not be taken up again.",
+        ACCESS_REFUSE: (
+            "A caller was refused: an agent that asked for what is the owner's, or spoke for "
+            "another agent; or somebody who is not let in at all. `again` counts what the same "
+            "caller was refused within a second after."
+        ),
         UNDO: (
             "What record `of` says was taken back: it could not be made durable, or the "
             "caller was gone before the answer."

@@ -19,6 +19,7 @@ from collections.abc import Collection
 import trio
 
 from groove_trio.shell.kinship import Kinship, Roll
+from groove_trio.shell.marks import Marks
 from groove_trio.shell.procfs import (
     PROC,
     Process,
@@ -59,6 +60,9 @@ class Census:
     Attributes:
         scan_cost_s: What the last scan took of the loop's time.
         looks: The number of the last scan that was finished.
+        me: Our own pid.
+        kinship: Who belongs to whom, as far as is remembered.
+        marks: What agents' processes bear.
     """
 
     def __init__(
@@ -74,8 +78,9 @@ class Census:
         self.sweep_s = sweep_s
         self.slice_size = slice_size
         self.scan_cost_s = 0.0
-        self._me = os.getpid()
-        self._kinship = Kinship(self._me, os.getsid(0), self._tag)
+        self.me = os.getpid()
+        self.kinship = Kinship(self.me, os.getsid(0), self._tag)
+        self.marks = Marks()
         self.looks = 0
         self._roots: dict[int, Process] = {}
         self._roots_of: dict[AgentId, list[Process]] = {}
@@ -103,7 +108,8 @@ class Census:
         self._roots[pid] = root
         self._roots_of.setdefault(agent, []).append(root)
         self._processes[pid] = root
-        self._kinship.claim(root, agent)
+        self.kinship.claim(root, agent)
+        self.marks.put(pid, agent)
         return root
 
     def dismiss(self, agent: AgentId, pid: int) -> None:
@@ -151,6 +157,22 @@ class Census:
         """As `members`, as of the last look."""
         return list(self._roll.members.get(agent, ()))
 
+    def everyone(self) -> list[Process]:
+        """The processes of all agents as of the last look, and the roots enrolled since."""
+        known = {process.key: process for each in self._roll.members.values() for process in each}
+        return [*known.values(), *(root for root in self._roots.values() if root.key not in known)]
+
+    def seen(self, pid: int) -> bool:
+        """Whether there was a process of this number at the last look."""
+        return pid in self._processes
+
+    def remembered(self, process: Process) -> AgentId | None:
+        """Whose a process is by what is known of it and of its session; takes no look."""
+        agent = self.kinship.remembered(process)
+        if agent is None and (leader := self._roots.get(process.session)) is not None:
+            agent = self.kinship.owner(leader)  # enrolled after the last look
+        return agent
+
     def roots(self, agent: AgentId) -> list[Process]:
         """The root processes of an agent that were not reaped yet, living or dead."""
         return list(self._roots_of.get(agent, ()))
@@ -175,14 +197,14 @@ class Census:
         Raises:
             OSError: As `refresh`.
         """
-        self._kinship.know(agents)
+        self.kinship.know(agents)
         await self.refresh()
-        above = self._kinship.ancestors(self._processes)
+        above = self.kinship.ancestors(self._processes)
         for count, process in enumerate(list(self._processes.values())):
             if count % self.slice_size == 0:
                 await trio.lowlevel.checkpoint()
-            if process.pid not in above and self._kinship.owner(process) is None:
-                self._kinship.claim_tagged(process)
+            if process.pid not in above and self.kinship.owner(process) is None:
+                self.kinship.claim_tagged(process)
         await self.refresh()
         return {agent: self.last_members(agent) for agent in agents}
 
@@ -207,7 +229,7 @@ class Census:
         """Ends whom `chase` is after among our newest children; says if any may be of them."""
         seen = False
         for process in self._newborn():
-            owner, stranger = self._kinship.owner(process), self._kinship.stranger(process)
+            owner, stranger = self.kinship.owner(process), self.kinship.stranger(process)
             seen |= stranger or (owner is not None and owner == agent)
             if (stranger and self.kill_strangers) or (owner is not None and owner == agent):
                 send(process, signal.SIGKILL, to_group=process.session == process.pid)
@@ -220,7 +242,7 @@ class Census:
         while True:
             await trio.sleep(_HASTE_S if self._reaped > _MANY_DEAD else self.sweep_s)
             self._reaped = 0
-            if self._kinship or self._roll.strangers or read_children(self._me):
+            if self.kinship or self._roll.strangers or read_children(self.me):
                 # Out of descriptors: the next sweep may do better.
                 with contextlib.suppress(OSError):
                     await self.refresh()
@@ -264,7 +286,7 @@ class Census:
                     processes[root.pid] = now
         # Whoever lost its parent while /proc was being listed is our child by now.
         self._add_children()
-        self._roll = self._kinship.settle(processes)
+        self._roll = self.kinship.settle(processes)
         for process in list(processes.values()):
             self._reap(process)
 
@@ -272,14 +294,14 @@ class Census:
         """Children of ours that the look at hand does not hold yet, attributed."""
         new = self._add_children()
         for process in new:
-            self._kinship.place(process, self._processes, {self._me: None})
+            self.kinship.place(process, self._processes, {self.me: None})
         return new
 
     def _add_children(self) -> list[Process]:
         new: list[Process] = []
-        for pid in read_children(self._me):
+        for pid in read_children(self.me):
             known = self._processes.get(pid)
-            if known is None or (known.parent != self._me and pid not in self._roots):
+            if known is None or (known.parent != self.me and pid not in self._roots):
                 process = read_process(pid)
                 if process is not None:
                     self._processes[pid] = process
@@ -288,10 +310,10 @@ class Census:
 
     def _reap(self, process: Process) -> None:
         """Reaps an ended child if it was adopted; never a root, never what the host spawned."""
-        if process.parent != self._me or process.pid in self._roots:
+        if process.parent != self.me or process.pid in self._roots:
             return
-        stranger = self.kill_strangers and self._kinship.stranger(process)
-        if stranger or self._kinship.adopted(process):
+        stranger = self.kill_strangers and self.kinship.stranger(process)
+        if stranger or self.kinship.adopted(process):
             with contextlib.suppress(ChildProcessError):
                 if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG) is not None:
                     self._reaped += 1
@@ -305,6 +327,12 @@ class Census:
                 await self.chase(None)
 
     def _tag(self, process: Process) -> AgentId | None:
+        try:
+            mark = self.marks.read(process.pid)
+        except OSError:  # gone, or dead: those have no environment either
+            mark = False
+        if mark is not False:  # what the environment says then is nobody's word
+            return None if mark is True else mark
         tags = read_variables(process.pid, (AGENT_VARIABLE, PROJECT_VARIABLE))
         if tags.get(PROJECT_VARIABLE, "") != self.project or AGENT_VARIABLE not in tags:
             return None

@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from groove_trio.rules.admission import Admission
-from groove_trio.shell.identity import identify
+from groove_trio.shell.identity import check, identify
 from groove_trio.wire.http import MAX_BODY, Request, Response, Upgrade
 from groove_trio.words.errors import GrooveError
 from groove_trio.words.schemas import Actor
@@ -81,7 +81,9 @@ class Door:
         handler: Answers requests.
         upgrade: Takes WebSocket connections over.
         refuse: Writes an error as an answer.
-        identify: Tells who is at the other end of a new connection.
+        identify: Tells who is at the other end of a new connection, before anything is read of
+            it; raises a `GrooveError` for whom there is nothing to say to but that.
+        check: Makes sure, without waiting, that the other end may be told that there is no room.
         limits: What a connection may take.
     """
 
@@ -89,7 +91,8 @@ class Door:
     handler: Handler
     upgrade: Upgrader
     refuse: Callable[[GrooveError], Response]
-    identify: Callable[[trio.abc.Stream], Actor] = identify
+    identify: Callable[[trio.abc.Stream], Awaitable[Actor]] = identify
+    check: Callable[[trio.abc.Stream], None] = check
     limits: Limits = Limits()
     _open: set[Open] = field(default_factory=set[Open], init=False)
     _turned_away: set[Open] = field(default_factory=set[Open], init=False)

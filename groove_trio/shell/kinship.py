@@ -96,6 +96,22 @@ class Kinship:
         """Whose a process is, as far as is remembered."""
         return self._belongs.get(process.key)
 
+    def knows(self, agent: AgentId) -> bool:
+        """Whether there is or was such an agent."""
+        return agent in self._known
+
+    @property
+    def populated(self) -> bool:
+        """Whether there is or was any agent."""
+        return bool(self._known)
+
+    def remembered(self, process: Process) -> AgentId | None:
+        """Whose a process is, by itself or by its session, as far as is remembered."""
+        agent = self._belongs.get(process.key)
+        if agent is None and process.session != self._own_session:
+            agent = self._sessions.get(process.session)
+        return agent
+
     def adopted(self, process: Process) -> bool:
         """Whether a child of ours was surely adopted and not made by this very program.
 

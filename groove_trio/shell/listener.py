@@ -79,7 +79,7 @@ async def serve_connection(stream: trio.abc.HalfCloseableStream, door: Door) -> 
             case Place.INSIDE:
                 await connection.run()
             case Place.THRESHOLD:
-                await connection.refuse(Busy("All connections are taken; try again shortly."))
+                await connection.turn_away()
             case Place.OUTSIDE:
                 pass
     except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -124,16 +124,24 @@ class Connection:
     async def run(self) -> None:
         """Talks until either side ends it. Does not close the stream."""
         try:
-            actor = self._door.identify(self._stream)
             with self._scope:
                 self._await(_Awaits.REQUEST, self._door.limits.head_s)
-                await self._converse(actor)
+                await self._converse(await self._door.identify(self._stream))
             if self._scope.cancelled_caught and self._awaits in {_Awaits.HEAD, _Awaits.BODY}:
                 await self.refuse(RequestTimeout(f"The rest of {self._awaits.name} did not come."))
         except _Unwelcome:
             pass
         except GrooveError as refusal:
             await self.refuse(refusal)
+
+    async def turn_away(self) -> None:
+        """Says that there is no room, to whom that is any business of."""
+        try:
+            self._door.check(self._stream)
+        except GrooveError as refusal:
+            await self.refuse(refusal)
+        else:
+            await self.refuse(Busy("All connections are taken; try again shortly."))
 
     async def refuse(self, refusal: GrooveError) -> None:
         """Says why this conversation ends."""

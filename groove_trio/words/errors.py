@@ -324,6 +324,14 @@ class UnsafeState(GrooveError):
     title = "A state file is not safe to use"
 
 
+class Unsupported(GrooveError):
+    """This system lacks what the daemon relies on to tell callers apart."""
+
+    slug = "unsupported"
+    title = "The daemon can't keep others out on this system"
+    exit_code = EXIT_REFUSED
+
+
 class Unreachable(GrooveError):
     """No daemon answers for this project."""
 

@@ -257,8 +257,8 @@ Decision = Granted | Denied
 class KnockRequest(Word):
     """The body of ``POST /api/knock`` in its plain form: ``tool`` or ``operation``, and a path."""
 
-    agent: Annotated[str, Meta(max_length=MAX_NAME)]
     path: Path
+    agent: Annotated[str, Meta(max_length=MAX_NAME)] = ""
     operation: Operation | None = None
     tool: Annotated[str, Meta(max_length=200)] = ""
 
@@ -273,10 +273,13 @@ class KnockAnswer(Word):
 
 
 class DeclareRequest(Word):
-    """Asks for a lease: an exclusive, temporary claim on paths that no scope owns."""
+    """Asks for a lease: an exclusive, temporary claim on paths that no scope owns.
 
-    agent: Annotated[str, Meta(max_length=MAX_NAME)]
+    An agent asks for itself and need not say so; the owner names the `agent`.
+    """
+
     paths: Annotated[list[Path], Meta(min_length=1, max_length=MAX_LEASE_PATHS)]
+    agent: Annotated[str, Meta(max_length=MAX_NAME)] = ""
     ttl_s: Annotated[float, Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S)] = DEFAULT_LEASE_S
     reason: Annotated[str, Meta(max_length=500)] = ""
 
@@ -284,7 +287,7 @@ class DeclareRequest(Word):
 class CompleteRequest(Word):
     """Gives a lease back: by id, or all of the agent's when `lease` is left out."""
 
-    agent: Annotated[str, Meta(max_length=MAX_NAME)]
+    agent: Annotated[str, Meta(max_length=MAX_NAME)] = ""
     lease: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
 
 

@@ -111,9 +111,9 @@ async def test_running_out_of_descriptors_is_survived(caplog: pytest.LogCaptureF
 # Who is calling
 
 
-def test_an_embedding_programs_own_stream_is_the_owners() -> None:
+async def test_an_embedding_programs_own_stream_is_the_owners() -> None:
     ours, _ = trio.testing.memory_stream_pair()
-    assert identify(ours) == OWNER
+    assert await identify(ours) == OWNER
 
 
 @contextlib.contextmanager
@@ -129,7 +129,7 @@ def connected(source: str) -> Iterator[trio.SocketStream]:
 
 async def test_a_caller_from_loopback_is_the_owner() -> None:
     with connected("127.0.0.1") as stream:
-        assert identify(stream) == OWNER
+        assert await identify(stream) == OWNER
 
 
 async def test_another_address_of_this_machine_is_not_loopback() -> None:
@@ -140,14 +140,14 @@ async def test_another_address_of_this_machine_is_not_loopback() -> None:
             pytest.skip("this machine has no address beside loopback")
         address = probe.getsockname()[0]
     with connected(address) as stream, pytest.raises(NotAdmitted, match="not loopback"):
-        identify(stream)
+        await identify(stream)
 
 
-async def test_a_caller_that_is_gone_is_not_admitted() -> None:
+async def test_a_caller_on_a_socket_of_ours_that_is_closed_is_gone() -> None:
     with connected("127.0.0.1") as stream:
         stream.socket.close()
-        with pytest.raises(NotAdmitted):
-            identify(stream)
+        with pytest.raises(trio.BrokenResourceError):
+            await identify(stream)
 
 
 def test_a_port_that_nobody_holds_has_no_holder() -> None:

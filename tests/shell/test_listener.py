@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,10 @@ def refuse(error: GrooveError) -> Response:
     return Response(error.status, ((b"content-type", b"text/plain"),), error.slug.encode())
 
 
+async def owner(stream: object) -> Actor:
+    return Actor(kind="owner")
+
+
 @dataclass
 class House:
     """A door, what came through it, and what the handler is told to do."""
@@ -49,7 +53,8 @@ class House:
     upgraded: list[Upgrade] = field(default_factory=list)
     answer: Response | Exception = Response(200, ((b"content-type", b"text/plain"),), b"hello")  # noqa: RUF009
     gate: trio.Event | None = None
-    identify: Callable[[Any], Actor] = lambda stream: Actor(kind="owner")
+    identify: Callable[[Any], Awaitable[Actor]] = owner
+    check: Callable[[Any], None] = lambda stream: None
 
     def __post_init__(self) -> None:
         self.door = Door(
@@ -58,6 +63,7 @@ class House:
             upgrade=self.upgrade,
             refuse=refuse,
             identify=self.identify,
+            check=self.check,
             limits=self.limits,
         )
 
@@ -347,12 +353,60 @@ async def test_a_foreign_websocket_gets_no_byte(field_line: bytes) -> None:
 
 
 async def test_a_caller_who_is_not_known_is_told_so() -> None:
-    def nobody(stream: object) -> Actor:
+    async def nobody(stream: object) -> Actor:
         raise NotAdmitted
 
     house = House(identify=nobody)
     assert (await ask(house, HELLO))[0] == 403
     assert house.seen == []
+
+
+async def test_nothing_is_read_of_a_caller_before_it_is_known() -> None:
+    known = trio.Event()
+
+    async def later(stream: trio.testing.MemoryReceiveStream) -> Actor:
+        await known.wait()
+        return Actor(kind="owner")
+
+    house = House(identify=later)
+    async with calling(house) as peer:
+        await peer.send(HELLO)
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.seen == []
+        known.set()
+        assert await peer.status() == 200
+
+
+async def test_a_caller_who_cannot_be_told_in_time_is_let_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def never(stream: object) -> Actor:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    began = trio.current_time()
+    house = House(identify=never)
+    async with calling(house) as peer:
+        await peer.send(HELLO)
+        assert await peer.rest() == b""
+    assert trio.current_time() - began == HEAD_S
+    assert house.seen == []
+
+
+async def test_a_caller_who_is_not_known_does_not_hear_that_there_is_no_room() -> None:
+    def nobody(stream: object) -> None:
+        raise NotAdmitted
+
+    house = House(limits=Limits(connections=0), check=nobody)
+    assert (await ask(house, HELLO))[0] == 403
+
+
+async def test_a_caller_who_has_left_is_told_nothing() -> None:
+    async def gone(stream: object) -> Actor:
+        raise trio.BrokenResourceError
+
+    async with calling(House(identify=gone)) as peer:
+        assert await peer.rest() == b""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,174 @@
+"""Who holds a socket: the descriptors of living processes, looked through for those asked about.
+
+The kernel tells a socket's inode and not its processes; those are found in ``/proc/<pid>/fd``, at
+about 2 µs a descriptor. Who connects has mostly just been started, so processes newer than the
+census's last look come first, then the agents' known ones, then all others. One process of an
+agent that holds the socket settles it. Nobody is taken for the owner but by a process that was
+seen to hold the socket, was found not to be an agent's, and still held it after that; and only
+when no process of an agent holds it too. So passing a socket around while we look, keeping it
+where we can't look (in flight, in an io_uring, in a process that can't be traced) or ending in
+time gains nothing but a refusal.
+
+Callers that come together share one sweep, which gives way to all other tasks every half
+millisecond.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+
+import trio
+
+from groove_trio.shell.census import Census
+from groove_trio.shell.lineage import attribute
+from groove_trio.shell.procfs import PROC, read_process
+from groove_trio.words.errors import GrooveError, NotAdmitted, OutOfResources
+from groove_trio.words.schemas import AgentId
+
+SLICE_S = 0.0005
+SWEEPS = 3  # a holder may fork and end between the listing and the look
+
+_LINKS = 100  # read between two looks at the clock
+_GONE = (FileNotFoundError, ProcessLookupError)
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """One socket asked about."""
+
+    link: str
+    sweeps: int = 0
+    outside: bool = False  # somebody holds it who is no agent's
+    settled: bool = False
+    agent: AgentId | None = None
+    refusal: GrooveError | None = None
+
+    def settle(self, agent: AgentId | None = None, refusal: GrooveError | None = None) -> None:
+        self.settled, self.agent, self.refusal = True, agent, refusal
+
+
+class Seeker:
+    """Finds out which agent holds a socket; shared by all connections."""
+
+    def __init__(self, census: Census) -> None:
+        self._census = census
+        self._waiting: list[_Search] = []
+        self._sweeping: trio.Event | None = None
+        self._until = 0.0
+
+    async def whose(self, inode: int) -> AgentId | None:
+        """The agent that holds a socket; None if only others do, so that it is the owner's.
+
+        Always checkpoints.
+
+        Raises:
+            NotAdmitted: Nobody was found to hold it, or a process that can't be attributed.
+            OutOfResources: No descriptor was free to look with.
+        """
+        search = _Search(f"socket:[{inode}]")
+        self._waiting.append(search)
+        try:
+            while not search.settled:
+                if self._sweeping is None:
+                    await self._lead()
+                else:
+                    await self._sweeping.wait()
+        finally:
+            self._waiting.remove(search)
+        await trio.lowlevel.checkpoint()
+        if search.refusal is not None:
+            raise search.refusal
+        return search.agent
+
+    async def _lead(self) -> None:
+        done = self._sweeping = trio.Event()
+        batch = list(self._waiting)
+        try:
+            await self._sweep(batch)
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, "EIO")
+            for search in batch:
+                search.settle(refusal=OutOfResources("The caller can't be told.", errno=name))
+        finally:
+            self._sweeping = None
+            done.set()
+
+    async def _sweep(self, batch: list[_Search]) -> None:
+        wanted = {search.link: search for search in batch if not search.settled}
+        self._until = time.perf_counter() + SLICE_S
+        for pids in self._order():
+            for pid in pids:
+                if wanted:
+                    await self._look(pid, wanted)
+            for search in [each for each in wanted.values() if each.outside]:
+                search.settle()
+                del wanted[search.link]
+        for search in wanted.values():
+            search.sweeps += 1
+            if search.sweeps == SWEEPS:
+                search.settle(refusal=NotAdmitted("Nobody was seen to hold the caller's socket."))
+
+    def _order(self) -> tuple[list[int], list[int]]:
+        """Those who decide it, the likeliest first; and the rest, who are nobody's as we know."""
+        pids = sorted((int(name) for name in os.listdir(PROC) if name.isdecimal()), reverse=True)
+        everyone = sorted(self._census.everyone(), key=lambda each: each.start, reverse=True)
+        members = dict.fromkeys(process.pid for process in everyone)
+        new = [pid for pid in pids if pid not in members and not self._census.seen(pid)]
+        rest = [pid for pid in pids if pid not in members and self._census.seen(pid)]
+        return [*new, *members], rest
+
+    async def _look(self, pid: int, wanted: dict[str, _Search]) -> None:
+        await self._give_way()
+        try:
+            directory = os.open(f"{PROC}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (*_GONE, PermissionError):  # another user's, or one that may not be traced
+            return
+        try:
+            with os.scandir(directory) as entries:
+                for count, entry in enumerate(entries):
+                    if count % _LINKS == 0:
+                        await self._give_way()
+                    search = wanted.get(_target(entry.name, directory))
+                    if search is not None:
+                        self._found(search, pid, entry.name, directory)
+                        if search.settled:
+                            del wanted[search.link]
+        except (*_GONE, PermissionError):
+            pass
+        finally:
+            os.close(directory)
+
+    async def _give_way(self) -> None:
+        if time.perf_counter() > self._until:
+            await trio.lowlevel.checkpoint()
+            self._until = time.perf_counter() + SLICE_S
+
+    def _found(self, search: _Search, pid: int, name: str, directory: int) -> None:
+        process = read_process(pid)
+        if process is None:
+            return
+        try:
+            agent = attribute(process, self._census)
+        except _GONE:
+            return
+        except NotAdmitted as refusal:
+            search.settle(refusal=refusal)
+            return
+        # The directory is this very process's, whatever becomes of its pid: if the link is still
+        # there, all that was read in between was read of the one who holds the socket.
+        if _target(name, directory) != search.link:
+            return
+        if agent is None:
+            search.outside = True
+        else:
+            search.settle(agent)
+
+
+def _target(name: str, directory: int) -> str:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return ""

@@ -147,7 +147,7 @@ def running_daemon(project: Path) -> DaemonInfo | None:
 
 
 def signal_daemon(info: DaemonInfo, number: int = signal.SIGTERM) -> None:
-    """Signals exactly the process that published `info`.
+    """Signals exactly the process that published `info`, and sets it going if it was stopped.
 
     Raises:
         Unreachable: It doesn't run any more, or is not ours to signal.
@@ -160,6 +160,8 @@ def signal_daemon(info: DaemonInfo, number: int = signal.SIGTERM) -> None:
         if not _is_alive(info):
             raise _gone(info)
         signal.pidfd_send_signal(descriptor, number)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # a stopped one heeds nothing
     except OSError as error:
         raise _gone(info) from error
     finally:

@@ -245,3 +245,12 @@ def test_nothing_is_published_over_what_is_not_ours(tmp_path: Path, kind: str) -
     assert kind != "link" or path.is_symlink()
     file.release()
     DaemonFile(tmp_path).acquire()
+
+
+def test_a_stopped_daemon_is_set_going_so_that_it_heeds_the_signal(tmp_path: Path) -> None:
+    with daemon(tmp_path) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        info = running_daemon(tmp_path)
+        assert info is not None
+        signal_daemon(info)
+        assert process.wait(10) == -signal.SIGTERM

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -57,10 +58,10 @@ def _plain(schema: Any) -> Any:
     ECMA-262 knows neither ``\A`` nor ``\Z``; its ``$`` takes no trailing newline.
     """
     if isinstance(schema, list):
-        return [_plain(each) for each in schema]
+        return [_plain(each) for each in cast("Iterable[Any]", schema)]
     if not isinstance(schema, dict):
         return schema
-    plain = {name: _plain(each) for name, each in schema.items()}
+    plain = {name: _plain(each) for name, each in cast("dict[str, Any]", schema).items()}
     if isinstance(plain.get("pattern"), str):
         plain["pattern"] = plain["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
     if isinstance(plain.get("description"), str):

@@ -26,7 +26,6 @@ from groove_trio.testing import (
     wait_for_line,
     wait_for_state,
 )
-from groove_trio.verbs import Parts
 
 Living = Callable[[], list[int]]
 Records = Callable[[], list[dict[str, Any]]]
@@ -241,10 +240,3 @@ async def _statuses(client: RawClient, agent: str) -> list[int]:
         ("POST", "/api/coordination/declare", {"agent": agent, "paths": ["x"]}),
     ]
     return [(await client.request(*each)).status for each in asked]
-
-
-def test_the_parts_that_must_not_crash_are_named() -> None:
-    # A part added to a groove needs a line above: what does its crash take with it?
-    tasks = {"audit", "census", "broker", "supervisor"}
-    counters = {"hub", "identity", "refusals"}  # called by others, or with nothing that can fail
-    assert set(Parts.__annotations__) == tasks | counters

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,6 @@ STATE = ".groove"
 MAX_FACTS = 65_536  # bytes; daemon.json is a few hundred
 HTTP_PORT = 80
 _NOT_FACTS = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-_LISTENING = "0A"  # TCP_LISTEN of the kernel's include/net/tcp_states.h, as /proc/net/tcp has it
 
 
 class Address(NamedTuple):
@@ -77,20 +75,12 @@ def address_of(project: Path) -> Address:
     """Where the daemon of a project says it listens.
 
     Raises:
-        Unreachable: Its ``daemon.json`` is gone or makes no sense, or somebody else has taken
-            the port since.
+        Unreachable: Its ``daemon.json`` is gone or makes no sense.
     """
     address = _published(project)
     if address is None:
         raise Unreachable(
             f"no daemon runs for {shown(str(project))}; start one: groove-trio start",
-            project=str(project),
-        )
-    owner = listener_uid(address)
-    if owner is not None and owner != os.getuid():
-        raise Unreachable(
-            f"the daemon of {shown(str(project))} is gone, and port {address.port} now belongs "
-            f"to another user (uid {owner}); start the daemon anew: groove-trio start",
             project=str(project),
         )
     return address
@@ -119,41 +109,3 @@ def _is_gone(facts: dict[str, object]) -> bool:
     except OSError:
         return True
     return int(fields[19]) != facts["startTicks"]  # field 22 of proc_pid_stat(5)
-
-
-def listener_uid(address: Address) -> int | None:
-    """Who listens at a loopback address, so that nothing is told to a squatter.
-
-    Returns:
-        The user's id; None where nobody listens or where the kernel does not tell.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    table, anywhere, here = _rows(address)
-    found: int | None = None
-    try:
-        with open(table, encoding="ascii") as rows:
-            for row in rows:
-                fields = row.split()
-                if fields[3] == _LISTENING and fields[1] in (anywhere, here):
-                    found = int(fields[7])
-                    if fields[1] == here:
-                        break
-    except (OSError, LookupError, ValueError):
-        return None
-    return found
-
-
-def _rows(address: Address) -> tuple[str, str, str]:
-    """The kernel's table, and how it writes the wildcard and this very address."""
-    six = ":" in address.host
-    try:
-        packed = socket.inet_pton(socket.AF_INET6 if six else socket.AF_INET, address.host)
-    except OSError:
-        packed = b""  # a name: matches no row
-    words = (packed[at : at + 4] for at in range(0, len(packed), 4))
-    order = -1 if sys.byteorder == "little" else 1
-    here = "".join(word[::order].hex() for word in words).upper()
-    anywhere = "0" * (32 if six else 8)
-    port = f":{address.port:04X}"
-    return "/proc/net/tcp6" if six else "/proc/net/tcp", anywhere + port, here + port

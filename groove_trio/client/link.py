@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 
 from groove_trio.client.find import Address
+from groove_trio.client.peer import check_peer
 from groove_trio.wire.http import CLOSED, NEED_DATA, ClientConnection, Response, Switched
 from groove_trio.words.errors import Unreachable
 
@@ -25,17 +26,23 @@ JSON = ((b"content-type", b"application/json"),)
 
 
 async def open_stream(address: Address) -> anyio.abc.SocketStream:
-    """Connects.
+    """Connects, and makes sure that it is this user's daemon that listens.
 
     Raises:
-        Unreachable: Nobody listens there.
+        Unreachable: Nobody listens there, or somebody else.
     """
     try:
-        return await anyio.connect_tcp(address.host, address.port)
+        stream = await anyio.connect_tcp(address.host, address.port)
     except OSError as error:
         raise Unreachable(
             f"no daemon answers at {address.url}; {START_ONE}", url=address.url
         ) from error
+    try:
+        check_peer(stream.extra(anyio.abc.SocketAttribute.raw_socket), address.url)  # noqa: S610 - not Django's
+    except Unreachable:
+        await anyio.aclose_forcefully(stream)
+        raise
+    return stream
 
 
 async def receive(stream: anyio.abc.SocketStream) -> bytes:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from groove_trio.client.find import Address, address_of, find_project, listener_uid, parse_url
+from groove_trio.client.find import Address, address_of, find_project, parse_url
 from groove_trio.words.errors import Unreachable
 
 
@@ -100,23 +99,6 @@ def test_address_of_a_broken_file_is_no_address(tmp_path: Path, text: str) -> No
     (tmp_path / ".groove" / "daemon.json").write_text(text)
     with pytest.raises(Unreachable, match="no daemon runs"):
         address_of(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
-)
-def test_listener_is_known_by_its_user(family: socket.AddressFamily, host: str) -> None:
-    if family is socket.AF_INET6 and not Path("/proc/net/if_inet6").exists():
-        pytest.skip("this machine has no IPv6")
-    with socket.create_server((host, 0), family=family) as listener:
-        port = listener.getsockname()[1]
-        assert listener_uid(Address(host, port)) == os.getuid()
-    assert listener_uid(Address(host, port)) is None
-
-
-def test_listener_at_another_address_is_not_taken_for_ours() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as listener:
-        assert listener_uid(Address("127.0.0.1", listener.getsockname()[1])) is None
 
 
 def test_url_round_trips() -> None:

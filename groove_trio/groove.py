@@ -9,7 +9,7 @@ agent may run unsupervised.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import cast
@@ -39,7 +39,7 @@ __all__ = ["Groove", "open_groove"]
 
 
 @asynccontextmanager
-async def open_groove(config: Config) -> AsyncIterator[Groove]:
+async def open_groove(config: Config) -> AsyncGenerator[Groove]:
     """Opens a groove on a project: listens, supervises, and closes tidily when the block ends.
 
     Sets no signal handler, umask, working directory or logging. An error in the block ends it as
@@ -142,7 +142,7 @@ async def start(
 
 
 @asynccontextmanager
-async def claimed(project: Path) -> AsyncIterator[DaemonFile]:
+async def claimed(project: Path) -> AsyncGenerator[DaemonFile]:
     """Holds the project, so that no other daemon takes it."""
     claim = DaemonFile(project)
     await trio.to_thread.run_sync(claim.acquire)
@@ -183,7 +183,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def flattened() -> Iterator[None]:
+def flattened() -> Generator[None]:
     """Lets a lone error out of the groups that the nested nurseries wrapped it in."""
     try:
         yield

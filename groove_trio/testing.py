@@ -22,7 +22,7 @@ waits for events (`wait_for_line`, `wait_for_state`, `Groove.wait`) instead of s
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +144,7 @@ async def wait_for_state(groove: Groove, key: str, *states: AgentState) -> Agent
 
 
 @asynccontextmanager
-async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncIterator[Groove]:
+async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncGenerator[Groove]:
     """Opens a groove for a test: on any free port, and on an empty project that is deleted after.
 
     Args:
@@ -162,7 +162,7 @@ async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncI
 
 
 @asynccontextmanager
-async def connect_memory(groove: Groove) -> AsyncIterator[RawClient]:
+async def connect_memory(groove: Groove) -> AsyncGenerator[RawClient]:
     """Talks HTTP and WebSocket to a groove without a socket.
 
     Each connection is served as one that came in through the listener would be, its caller taken
@@ -270,7 +270,7 @@ class RawClient:
     @asynccontextmanager
     async def feed(
         self, after: int | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
-    ) -> AsyncIterator[RawFeed]:
+    ) -> AsyncGenerator[RawFeed]:
         """Follows the events over a WebSocket, as `Feed` of the client does but without its care.
 
         Raises:

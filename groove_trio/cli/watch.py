@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(groove: Client, story: Story) -> AsyncIterator[Watch]:
+async def watching(groove: Client, story: Story) -> AsyncGenerator[Watch]:
     """A `Watch` that follows while the block runs."""
     watch = Watch(story)
     async with anyio.create_task_group() as tasks:

@@ -132,7 +132,7 @@ def _read_patch(patch: object, cwd: str) -> list[Touch]:
         if not move:
             calls.append((_PATCH_OPERATIONS[kind], path))
         elif calls:  # the file just updated is written anew there, and removed here
-            calls += [("delete", calls[-1][1]), ("create", path)]
+            calls.extend((("delete", calls[-1][1]), ("create", path)))
         else:
             return UNKNOWABLE
     return _touches(calls, cwd)

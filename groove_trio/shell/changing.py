@@ -7,7 +7,7 @@ whoever stops waiting; and everything is recorded before it is done.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +95,7 @@ class Changing:
         await self.table.durable(seq)
 
     @asynccontextmanager
-    async def _alone(self, agent: Agent) -> AsyncIterator[None]:
+    async def _alone(self, agent: Agent) -> AsyncGenerator[None]:
         """Keeps off whoever else would start, stop or remove an agent that is over.
 
         Raises:

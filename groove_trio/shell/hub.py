@@ -14,7 +14,7 @@ An event is encoded once, when the first subscriber takes it, and never if nobod
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import trio
@@ -70,7 +70,7 @@ class Hub:
     @contextmanager
     def subscribe(
         self, after: int | None, snapshot: Callable[[], Snapshot]
-    ) -> Iterator[Subscription]:
+    ) -> Generator[Subscription]:
         """Opens a place in the stream of events.
 
         Args:

@@ -65,8 +65,8 @@ class Marks:
             return
         number = int(agent, 16)
         try:
-            resource.prlimit(pid, _LOCKS, (self._base - number,) * 2)
-            resource.prlimit(pid, resource.RLIMIT_RSS, (self._base + number,) * 2)
+            resource.prlimit(pid, _LOCKS, (self._base - number, self._base - number))
+            resource.prlimit(pid, resource.RLIMIT_RSS, (self._base + number, self._base + number))
         except (OSError, ValueError):
             self.whole = False
 

@@ -24,10 +24,16 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
+def dist_of(session: nox.Session) -> Path:
+    """An empty place for what is built. Not the session's own: that would become TMPDIR."""
+    dist = Path(session.virtualenv.location) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    return dist
+
+
 def install_wheel(session: nox.Session, *requirements: str) -> None:
     """Builds the wheel and installs it: what is tested is what would be shipped."""
-    dist = Path(session.create_tmp()) / "dist"
-    shutil.rmtree(dist, ignore_errors=True)
+    dist = dist_of(session)
     session.run("pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={dist}", ".")
     (wheel,) = dist.glob("*.whl")
     session.install("--force-reinstall", "--no-deps", str(wheel))
@@ -120,8 +126,7 @@ def autobahn(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Builds wheel and sdist, and looks at what is in them."""
     session.install(*group("package"))
-    dist = Path(session.create_tmp()) / "dist"
-    shutil.rmtree(dist, ignore_errors=True)
+    dist = dist_of(session)
     session.run("python", "-m", "build", "--outdir", str(dist))
     built = sorted(str(path) for path in dist.iterdir())
     session.run("twine", "check", "--strict", *built)

@@ -7,15 +7,11 @@ the books as they stand, and is said in `rules.ruling`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from groove_trio.rules.leases import Leases
 from groove_trio.rules.scopes import Scope, ScopeIndex, overlap
-from groove_trio.words.schemas import MAX_PATTERN, AgentId, Holding
-
-# What a pattern can't say literally; a "?" in its place says a little more, which is safe.
-_SPECIAL = re.compile("[*?\\[\\]{}!~\\\\\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+from groove_trio.words.schemas import AgentId, Holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,7 @@ class Owners:
         own = self._holders[agent].scope
         self._index.remove(agent)
         try:
-            beneath = self._index.first_overlap(_as_scope(claim))
+            beneath = self._index.first_overlap(Scope.of_claim(claim))
         finally:
             self._index.add(agent, own)
         return None if beneath is None else beneath[0]
@@ -112,18 +108,8 @@ class Owners:
         ]
 
 
-def _as_scope(claim: str) -> Scope:
-    """A scope of at least what a claim covers, and hardly more; for comparing with scopes."""
-    text = _SPECIAL.sub("?", claim)
-    if len(text) >= MAX_PATTERN:
-        text = text[: MAX_PATTERN - 2].rpartition("/")[0] + "/"
-    if text == "/":
-        return Scope(["**"])
-    return Scope([text.removesuffix("/"), text])
-
-
 def _meets(scope: Scope, claim: str) -> str | None:
     """A path that is in the scope and in the claim."""
     if not claim.endswith("/"):
         return claim if scope.matches(claim) else None
-    return overlap(scope, _as_scope(claim))
+    return overlap(scope, Scope.of_claim(claim)) if scope.reaches(claim) else None

@@ -23,7 +23,7 @@ from typing import Final
 from groove_trio.rules.automaton import Automaton
 from groove_trio.rules.index import ScopeIndex
 from groove_trio.rules.overlap import Graph, witness
-from groove_trio.rules.patterns import Tokens, expand, flat, refusal
+from groove_trio.rules.patterns import DEEP, STAR, Tokens, expand, flat, refusal
 from groove_trio.rules.protected import PROTECTED, protected_by, protection, shields
 from groove_trio.rules.shapes import Ends, ends_of, shape_of
 from groove_trio.words.errors import InvalidScope
@@ -52,7 +52,25 @@ class Scope:
         if len(self.patterns) > MAX_PATTERNS:
             reason = f"has {len(self.patterns)} patterns; at most {MAX_PATTERNS} are taken"
             raise InvalidScope(f"the scope {reason}", pattern="", reason=reason)
-        self._runs = _read(self.patterns)
+        self._settle(_read(self.patterns))
+
+    @classmethod
+    def of_claim(cls, claim: str) -> Scope:
+        """What a lease covers: one name or, with a slash at its end, a directory with all beneath.
+
+        The claim is a resolved path of any length and taken literally, so no pattern can say it.
+        """
+        scope, name = cls(()), tuple(claim.removesuffix("/"))
+        scope.patterns = (claim,)
+        runs: tuple[tuple[Tokens, ...], ...] = ((name,),)
+        if claim.endswith("/"):
+            scope.patterns = (claim.removesuffix("/"), claim)
+            runs = (*runs, ((*name, "/", DEEP, STAR),))
+        scope._settle(runs)
+        return scope
+
+    def _settle(self, runs: tuple[tuple[Tokens, ...], ...]) -> None:
+        self._runs = runs
         self._pattern_of = tuple(number for number, runs in enumerate(self._runs) for _ in runs)
         self._shapes = tuple(shape_of(run) for runs in self._runs for run in runs)
         self._ends: tuple[Ends, ...] | None = None
@@ -72,6 +90,22 @@ class Scope:
             return None
         number = self._first(path, 0)
         return None if number is None else self.patterns[number]
+
+    def reaches(self, directory: str) -> bool:
+        """Whether it holds a directory (given with its slash), or anything beneath it."""
+        if self.matches(directory.removesuffix("/")):
+            return True
+        open_runs: list[int] = []
+        for run, shape in enumerate(self._shapes):
+            if shape.head.startswith(directory):
+                return True
+            if directory.startswith(shape.head):
+                open_runs.append(run)
+        if not open_runs:
+            return False
+        # Every name of a pattern is matched by some name, so what is left can be matched.
+        automaton = self.automaton()
+        return automaton.run(directory, automaton.start(open_runs)) != 0
 
     def permits(self, path: str) -> tuple[str | None, str | None]:
         """The pattern that matches a path, and the protected pattern that forbids it all the same.

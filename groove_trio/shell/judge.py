@@ -186,7 +186,7 @@ class Judge:
         """The knock with texts that fit into a record and an event; most are as they are."""
         agent, tool, operation, source = knock.agent, knock.tool, knock.operation, knock.source
         if (
-            type(agent) is type(tool) is type(operation) is type(knock.path) is str
+            all(type(each) is str for each in (agent, tool, operation, source, knock.path))
             and operation in _OPERATIONS
             and source in _SOURCES
             and agent.isascii()

@@ -146,7 +146,14 @@ async def test_secrets_are_hidden_where_their_directory_is_a_link(
 
 
 @pytest.mark.parametrize(
-    "field", [{"source": object()}, {"source": "\udcff"}, {"operation": "\udcff"}, {"actor": None}]
+    "field",
+    [
+        {"source": object()},
+        {"source": []},
+        {"source": "\udcff"},
+        {"operation": "\udcff"},
+        {"actor": None},
+    ],
 )
 async def test_knock_with_a_senseless_field_does_not_end_the_broker(
     root: Path, field: dict[str, Any]

@@ -27,12 +27,12 @@ from groove_trio.shell.door import Door
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.identity import Identity
 from groove_trio.shell.listener import accept_connections
+from groove_trio.shell.paths import resolve_root
 from groove_trio.shell.refusals import Refusals
 from groove_trio.shell.store import STATE_DIR
 from groove_trio.shell.subreaper import subreaper
 from groove_trio.shell.supervisor import Supervisor
 from groove_trio.verbs import Groove, Parts, url_of
-from groove_trio.words.errors import OutsideProject, shown
 from groove_trio.words.events import Draining
 
 __all__ = ["Groove", "open_groove"]
@@ -63,7 +63,7 @@ async def open_groove(config: Config) -> AsyncGenerator[Groove]:
         async with AsyncExitStack() as stack:
             held: list[BaseException] = []
             stack.callback(let_out, held)
-            project = await trio.to_thread.run_sync(real_directory, config.project)
+            project = await trio.to_thread.run_sync(resolve_root, config.project)
             await permitted(config.host, config.port)
             # Before the port: who comes second is to hear of the first, not of its port.
             claim = await stack.enter_async_context(claimed(project))
@@ -150,22 +150,6 @@ async def claimed(project: Path) -> AsyncGenerator[DaemonFile]:
         yield claim
     finally:
         claim.release()
-
-
-def real_directory(path: Path) -> Path:
-    """The project root with every symlink resolved.
-
-    Raises:
-        OutsideProject: It is not a directory that exists.
-    """
-    try:
-        real = path.expanduser().resolve(strict=True)
-    except OSError as error:
-        detail = f"the project {shown(str(path))} is not there: {error.strerror}"
-        raise OutsideProject(detail) from error
-    if not real.is_dir():
-        raise OutsideProject(f"the project {shown(str(path))} is not a directory")
-    return real
 
 
 def let_out(held: list[BaseException]) -> None:

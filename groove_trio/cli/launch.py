@@ -25,14 +25,9 @@ from groove_trio.guard import guard_command
 from groove_trio.rules.admission import DEFAULT_HOST
 from groove_trio.shell.daemonfile import DaemonInfo, running_daemon, signal_daemon
 from groove_trio.shell.files import open_private
+from groove_trio.shell.paths import resolve_root
 from groove_trio.shell.store import STATE_DIR, ensure_state_dir
-from groove_trio.words.errors import (
-    GrooveError,
-    OutsideProject,
-    Unreachable,
-    WrongState,
-    shown,
-)
+from groove_trio.words.errors import GrooveError, Unreachable, WrongState, shown
 
 LOG = "daemon.log"
 START_S = 30.0  # to listening; it takes half a second
@@ -50,28 +45,11 @@ class Started(NamedTuple):
     project: str
 
 
-def project_directory(project: Path) -> Path:
-    """The project root, symlinks resolved.
-
-    Raises:
-        OutsideProject: It is not a directory that exists.
-    """
-    try:
-        root = project.expanduser().resolve(strict=True)
-    except OSError as error:
-        raise OutsideProject(
-            f"the project {shown(str(project))} is not there: {error.strerror}"
-        ) from None
-    if not root.is_dir():
-        raise OutsideProject(f"the project {shown(str(project))} is not a directory")
-    return root
-
-
 def run_foreground(
     project: Path, host: str = DEFAULT_HOST, port: int | None = None, *, as_json: bool = False
 ) -> NoReturn:
     """Becomes the guard of a daemon; its standard output says when it listens."""
-    daemon = _daemon_command(project_directory(project), host, port)
+    daemon = _daemon_command(resolve_root(project), host, port)
     command = guard_command([*daemon, "--json"] if as_json else daemon)
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606 - that there is no shell is the point
@@ -83,7 +61,7 @@ def start_detached(project: Path, host: str = DEFAULT_HOST, port: int | None = N
     Raises:
         GrooveError: What kept it from listening; no process of it is left then.
     """
-    root = project_directory(project)
+    root = resolve_root(project)
     ensure_state_dir(root / STATE_DIR)
     log = open_private(root / STATE_DIR / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     reader, writer = os.pipe()
@@ -177,7 +155,7 @@ def stop_daemon(project: Path, tell: Callable[[float], None] | None = None) -> D
         Unreachable: No daemon runs for the project.
         WrongState: What runs is a program that embeds a groove; ending it is not ours to do.
     """
-    root = project_directory(project)
+    root = resolve_root(project)
     info = running_daemon(root)
     if info is None:
         raise Unreachable(f"no daemon runs for {shown(str(root))}", project=str(root))

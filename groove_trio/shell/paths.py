@@ -22,6 +22,7 @@ import errno
 import os
 import stat
 import struct
+from pathlib import Path
 
 from groove_trio.words.errors import BadRequest, OutsideProject, shown
 from groove_trio.words.schemas import MAX_PATH
@@ -46,6 +47,22 @@ _syscall.argtypes = (
     ctypes.c_size_t,
 )
 _syscall.restype = ctypes.c_long
+
+
+def resolve_root(project: Path) -> Path:
+    """The project root, with every symbolic link resolved. Blocks for the file system.
+
+    Raises:
+        OutsideProject: It is not a directory that exists.
+    """
+    try:
+        root = project.expanduser().resolve(strict=True)
+    except OSError as error:
+        detail = f"the project {shown(str(project))} is not there: {error.strerror}"
+        raise OutsideProject(detail) from error
+    if not root.is_dir():
+        raise OutsideProject(f"the project {shown(str(project))} is not a directory")
+    return root
 
 
 def resolve(root: str, cwd: str, path: str, *, follow: bool = True) -> str:

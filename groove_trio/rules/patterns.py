@@ -77,7 +77,6 @@ _WILD: Final[dict[str, Token]] = {"?": ANY, "*": STAR}
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CLASS = r"\[!?\]?[^\]]*\]"
-_IN_CLASS = re.compile(_CLASS)
 _PART = re.compile(rf"(?P<text>(?:{_CLASS}|[^{{}}])+)|\{{(?P<choice>[^{{}}]*)\}}")
 _TOKEN = re.compile(rf"{_CLASS}|.", re.DOTALL)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import trio
@@ -99,26 +100,40 @@ class Seeker:
     async def _sweep(self, batch: list[_Search]) -> None:
         wanted = {search.link: search for search in batch if not search.settled}
         self._until = time.perf_counter() + SLICE_S
-        for pids in self._order():
-            for pid in pids:
-                if wanted:
-                    await self._look(pid, wanted)
-            for search in [each for each in wanted.values() if each.outside]:
-                search.settle()
-                del wanted[search.link]
+        pids = {int(name) for name in os.listdir(PROC) if name.isdecimal()}
+        await self._look_at(self._unseen(pids), wanted)
+        if wanted:
+            members = self._members()
+            await self._look_at(members, wanted)
+            self._let_pass(wanted)
+        if wanted:
+            await self._look_at(sorted(pids.difference(members), reverse=True), wanted)
+            self._let_pass(wanted)
         for search in wanted.values():
             search.sweeps += 1
             if search.sweeps == SWEEPS:
                 search.settle(refusal=NotAdmitted("Nobody was seen to hold the caller's socket."))
 
-    def _order(self) -> tuple[list[int], list[int]]:
-        """Those who decide it, the likeliest first; and the rest, who are nobody's as we know."""
-        pids = sorted((int(name) for name in os.listdir(PROC) if name.isdecimal()), reverse=True)
+    def _unseen(self, pids: set[int]) -> list[int]:
+        """Those that the census does not know yet, the newest first as far as numbers tell."""
+        return sorted((pid for pid in pids if not self._census.seen(pid)), reverse=True)
+
+    def _members(self) -> list[int]:
         everyone = sorted(self._census.everyone(), key=lambda each: each.start, reverse=True)
-        members = dict.fromkeys(process.pid for process in everyone)
-        new = [pid for pid in pids if pid not in members and not self._census.seen(pid)]
-        rest = [pid for pid in pids if pid not in members and self._census.seen(pid)]
-        return [*new, *members], rest
+        return [process.pid for process in everyone]
+
+    @staticmethod
+    def _let_pass(wanted: dict[str, _Search]) -> None:
+        """Settles what others hold, once no agent was found that holds it as well."""
+        for search in [each for each in wanted.values() if each.outside]:
+            search.settle()
+            del wanted[search.link]
+
+    async def _look_at(self, pids: Iterable[int], wanted: dict[str, _Search]) -> None:
+        for pid in pids:
+            if not wanted:
+                return
+            await self._look(pid, wanted)
 
     async def _look(self, pid: int, wanted: dict[str, _Search]) -> None:
         await self._give_way()

@@ -48,6 +48,8 @@ class LeaseFile:
             UnsafeState: The file has the wrong owner, mode, type or content.
             OSError: It can't be read.
         """
+        for torn in self._path.parent.glob(f".{self._path.name}.*.tmp"):
+            torn.unlink(missing_ok=True)  # a replacement that a crash cut short
         try:
             descriptor = open_private(self._path, os.O_RDONLY)
         except FileNotFoundError:

@@ -209,3 +209,11 @@ async def test_lease_on_what_is_no_path_is_dropped(root: Path, paths: list[str])
         await house.broker.restore_leases()
         assert house.broker.view().leases == []
         await house.add(B, "docs/**")
+
+
+async def test_what_crashes_left_beside_the_lease_file_is_removed(root: Path) -> None:
+    for number in range(3):
+        (root / f".groove/.leases.json.0000000{number}.tmp").touch()
+    async with asked(root) as house:
+        await house.broker.restore_leases()
+        assert not list((root / ".groove").glob("*.tmp"))

@@ -55,6 +55,7 @@ HIDDEN_AT_HOME = (
 """Where programs keep secrets: reads are denied."""
 
 MAX_TOOL = 200  # as in `KnockRequest`
+_SEARCHES = frozenset({"Grep", "grep_search"})  # tools that read all beneath a directory
 _OPERATIONS = frozenset(get_args(Operation))
 _SOURCES = frozenset(get_args(Source))
 _ON_THE_NAME = frozenset({"delete", "rename"})  # done to a link itself, not to its target
@@ -99,11 +100,12 @@ class Judge:
             where = str(error.fields["resolved"])
             if operation != "read":
                 return denials.outside(asked, where)
-            return self._hidden_by(asked, where) or Granted(path=where, rule="read in the system")
+            refusal = self._hidden_by(asked, where, knock.tool)
+            return refusal or Granted(path=where, rule="read in the system")
         except BadRequest as error:
             return denials.undecided(asked, error.detail)
         if self._hidden_here and operation == "read":
-            refusal = self._hidden_by(path, f"{self.root}/{path}")
+            refusal = self._hidden_by(path, f"{self.root}/{path}".rstrip("/"), knock.tool)
             if refusal is not None:
                 return refusal
         deep = operation in _ON_THE_NAME and self._takes_more(operation, path)
@@ -112,9 +114,12 @@ class Judge:
             return self._denied_beneath(agent, operation, path, now) or decision
         return decision
 
-    def _hidden_by(self, path: str, where: str) -> Denied | None:
+    def _hidden_by(self, path: str, where: str, tool: str) -> Denied | None:
+        above = f"{where.rstrip('/')}/" if tool in _SEARCHES else None
         for name in self._hidden:
             if where == name or where.startswith(f"{name}/"):
+                return denials.hidden(path, name)
+            if above is not None and name.startswith(above):
                 return denials.hidden(path, name)
         return None
 

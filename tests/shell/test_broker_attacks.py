@@ -142,6 +142,27 @@ async def test_secrets_are_hidden_where_their_directory_is_a_link(
         assert await house.may("read", f"{tmp_path}/dotfiles")
 
 
+@pytest.mark.parametrize("tool", ["Grep", "grep_search"])
+async def test_search_through_secrets_is_denied(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    home = tmp_path / "home"
+    (home / "other").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    async with asked(root) as house:
+        await house.add(A, "src/**")
+
+        async def may(path: str, tool: str = tool) -> bool:
+            knock = Knock(
+                agent=A, operation="read", path=path, actor=OWNER, source="hook", tool=tool
+            )
+            return isinstance(await house.broker.knock(knock), Granted)
+
+        assert [await may(path) for path in (f"{home}", f"{home}/.config", "/")] == [False] * 3
+        assert [await may(path) for path in (f"{home}/other", ".", "src")] == [True] * 3
+        assert await may(str(home), "LS")
+
+
 # What a program that embeds us can hand in
 
 

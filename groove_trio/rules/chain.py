@@ -91,8 +91,11 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "agent.instruct": "An agent was given a follow-up; its length, not its text.",
         "agent.patch": "An agent's name, restart policy or grace was changed.",
         "agent.remove": "An agent was forgotten.",
-        KNOCK_GRANTED: "An agent may do this operation on this path.",
-        KNOCK_DENIED: "An agent may not do this operation on this path.",
+        KNOCK_GRANTED: (
+            "An agent may do this operation on this path. `onBehalf`: the agent did not ask "
+            "itself, `actor` did for it."
+        ),
+        KNOCK_DENIED: "An agent may not do this operation on this path; `onBehalf` as above.",
         LEASE_DECLARE: "An agent took a lease.",
         LEASE_REFUSE: "An agent was refused a lease.",
         LEASE_COMPLETE: "An agent gave a lease back.",

@@ -208,18 +208,21 @@ class Clerk:
 
 
 def entry_of(knock: Knock, decision: Decision) -> AuditEntry:
-    """The record of a knock and its answer."""
+    """The record of a knock and its answer; it says so where somebody knocked for an agent."""
+    detail: dict[str, object] = {
+        "operation": knock.operation,
+        "path": decision.path,
+        "rule": decision.rule,
+        "source": knock.source,
+        "tool": knock.tool,
+    }
+    if knock.actor.kind != "agent":
+        detail["onBehalf"] = True
     return AuditEntry(
         actor=knock.actor,
         action=KNOCK_GRANTED if type(decision) is Granted else KNOCK_DENIED,
         agent=knock.agent,
-        detail={
-            "operation": knock.operation,
-            "path": decision.path,
-            "rule": decision.rule,
-            "source": knock.source,
-            "tool": knock.tool,
-        },
+        detail=detail,
     )
 
 

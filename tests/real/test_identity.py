@@ -288,6 +288,7 @@ async def test_an_agents_process_is_that_agent(tmp_path: Path, hides: str, adopt
         assert await wait_for_line(groove, view.id, "told") == "told (200, 403)"
         knock = records(groove, "knock.granted")[0]
         assert (knock["actor"], knock["agent"]) == (f"agent:{view.id}", view.id)
+        assert "onBehalf" not in knock["detail"]
         refused = records(groove, "access.refuse")[0]
         assert (refused["actor"], refused["agent"]) == (f"agent:{view.id}", view.id)
         assert refused["detail"]["path"] == "/api/agents"
@@ -496,6 +497,7 @@ async def test_the_owner_may_knock_for_an_agent_and_the_record_says_who_did(tmp_
         assert (await ask(program, groove.url)).startswith("200 ")
         (record,) = records(groove, "knock.granted")
         assert (record["actor"], record["agent"]) == ("owner", view.id)
+        assert record["detail"]["onBehalf"] is True
 
 
 async def test_the_owner_must_name_an_agent(tmp_path: Path) -> None:

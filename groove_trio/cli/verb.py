@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import click
 
+from groove_trio.cli.root import READER_LEFT
 from groove_trio.client import Client, connect_groove, find_project
 from groove_trio.words.errors import BadRequest, UnknownAgent, Unreachable, shown
 from groove_trio.words.schemas import MAX_GRACE_S, AgentView
@@ -79,6 +85,8 @@ def run(work: Callable[[Client], Awaitable[T]], deadline_s: float | None = ANSWE
         Unreachable: No daemon runs, or it does not answer in time.
     """
     url, project = daemon_url(), project_given()
+    if deadline_s is None:
+        Thread(target=_end_with_the_reader, daemon=True).start()
 
     async def main() -> T:
         with anyio.fail_after(deadline_s):
@@ -92,6 +100,20 @@ def run(work: Callable[[Client], Awaitable[T]], deadline_s: float | None = ANSWE
             f"the daemon did not answer within {deadline_s:g} s; "
             "its process may be stopped: look at groove-trio status"
         ) from None
+
+
+def _end_with_the_reader() -> None:
+    """Ends this process as soon as whoever reads its output through a pipe has left.
+
+    Without it, what follows would learn of that with its next line, which may never come.
+    """
+    with suppress(OSError, ValueError):
+        output = sys.stdout.fileno()
+        if stat.S_ISFIFO(os.fstat(output).st_mode):
+            poll = select.poll()
+            poll.register(output, 0)  # an error is told unasked
+            poll.poll()
+            os._exit(READER_LEFT)
 
 
 def pick(agents: list[AgentView], key: str) -> AgentView:

@@ -395,6 +395,26 @@ def test_reader_that_leaves_is_no_error(daemon: Daemon, arguments: tuple[str, ..
     assert process.wait(30) == 141
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("events",), ("logs", "-f", "silent"), ("audit", "--follow", "-n", "1")],
+    ids=lambda value: value[0],
+)
+def test_stream_ends_with_its_reader_though_nothing_more_happens(
+    daemon: Daemon, arguments: tuple[str, ...]
+) -> None:
+    if not any(each["name"] == "silent" for each in daemon("agents", "--json").json):
+        spawn(daemon, "silent", argv=("sh", "-c", "echo begun; sleep 600"))
+    process = _streaming(daemon, *arguments)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(30) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
 def test_audit_follows(daemon: Daemon) -> None:
     process = _streaming(daemon, "audit", "--follow", "--json", "-n", "1")
     assert process.stdout is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,15 @@ TEST_DEADLINE_S = 60
 def autojump_clock() -> trio.testing.MockClock:
     """A clock that jumps ahead whenever all tasks wait; never together with real processes."""
     return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture(autouse=True)
+def reaped() -> Iterator[None]:
+    """Leaves no zombie to the next test, such as the guard of a daemon that a test killed."""
+    yield
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _as_sync(function: Any, clock: trio.abc.Clock | None) -> Any:

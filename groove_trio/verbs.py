@@ -255,10 +255,11 @@ class Groove:
     async def _identify(self, stream: trio.abc.Stream) -> Actor:
         try:
             return await self._parts.identity.identify(stream)
-        except NotAdmitted as refusal:
-            detail = {"why": refusal.detail, **refusal.fields}
-            await self._parts.refusals.note(SYSTEM, detail, refusal.fields.get("uid"))
-            raise
+        except NotAdmitted as error:
+            refusal = error
+        detail = {"why": refusal.detail, **refusal.fields}
+        await self._parts.refusals.note(SYSTEM, detail, refusal.fields.get("uid"))
+        raise refusal
 
     def status(self) -> Status:
         """The daemon told."""

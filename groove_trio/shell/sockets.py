@@ -102,8 +102,8 @@ class Seeker:
         self._until = time.perf_counter() + SLICE_S
         pids = {int(name) for name in os.listdir(PROC) if name.isdecimal()}
         await self._look_at(self._unseen(pids), wanted)
+        members = self._members() if wanted else []
         if wanted:
-            members = self._members()
             await self._look_at(members, wanted)
             self._let_pass(wanted)
         if wanted:

@@ -10,6 +10,7 @@ signalled as a whole, which the kernel does at once and no fork slips through.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -76,20 +77,25 @@ class Ending:
         return survivors
 
     async def kill(self) -> list[int]:
-        """Freezes and kills in rounds for at most `KILL_S`; tells what survived."""
+        """Freezes and kills in rounds for at most `KILL_S`; tells what survived.
+
+        If nobody could look, the root counts as a survivor: not seen is not gone.
+        """
         members: list[Process] = []
         pause_s = _FIRST_PAUSE_S
         with trio.move_on_after(KILL_S):
             while True:
-                with contextlib.suppress(OSError):  # out of descriptors: they may come back
+                try:
                     members = await self._freeze()
                     if not members and not self._census.elusive:
-                        break
+                        return []
                     self._strike(members, signal.SIGKILL)
                     await self._census.chase(self._agent)
+                except OSError:  # out of descriptors: they may come back
+                    self._strike_blindly(signal.SIGKILL)
                 await trio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-        return [process.pid for process in members]
+        return [process.pid for process in members or self._census.roots(self._agent)]
 
     async def _ask(self) -> None:
         """Sends SIGTERM once to each process of this moment, and waits for the end of all.
@@ -99,16 +105,18 @@ class Ending:
         asked_at = now_ticks()
         pause_s = _FIRST_PAUSE_S
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 members = await self.look()
                 if not members and not self._census.elusive:
                     return
                 for process in members:
                     if process.key not in self._told and process.start <= asked_at:
-                        self._told.add(process.key)
-                        send(process, signal.SIGTERM)
+                        if send(process, signal.SIGTERM):
+                            self._told.add(process.key)
                         if process.state in "Tt":
                             send(process, signal.SIGCONT)
+            except OSError:
+                self._strike_blindly(signal.SIGTERM)
             await trio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
@@ -134,6 +142,19 @@ class Ending:
         for process in (*self._census.roots(self._agent), *processes):
             send(process, number, to_group=process.session == process.pid)
 
+    def _strike_blindly(self, number: int) -> None:
+        """Signals the groups of roots where descriptors ran out: no look, no pidfd.
+
+        A root that is still a child of ours to be waited for leads the group of its pid.
+        """
+        for root in self._census.roots(self._agent):
+            asked_before = number == signal.SIGTERM and root.key in self._told
+            with contextlib.suppress(OSError):  # ChildProcessError: it was reaped by another
+                if not asked_before:
+                    os.waitid(os.P_PID, root.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    os.killpg(root.pid, number)
+                    self._told.add(root.key)
+
 
 async def end_leftovers(agent: AgentId, census: Census, grace_s: float) -> list[int]:
     """Ends what an earlier run left of an agent, found by environment; tells what survived.
@@ -145,4 +166,5 @@ async def end_leftovers(agent: AgentId, census: Census, grace_s: float) -> list[
     async def look() -> list[Process]:
         return (await census.find([agent]))[agent]
 
-    return await Ending(agent, census, look).end(grace_s)
+    left = await Ending(agent, census, look).end(grace_s)
+    return left or [process.pid for process in await look()]

@@ -7,6 +7,7 @@ any agent, known by its environment, is killed before that, because nobody super
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -20,7 +21,7 @@ from groove_trio.shell.ending import end_leftovers
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.store import Loaded, Store
 from groove_trio.shell.table import AgentTable, now
-from groove_trio.words.errors import GrooveError, UnsafeState, WrongState
+from groove_trio.words.errors import GrooveError, OutOfResources, UnsafeState, WrongState
 from groove_trio.words.schemas import SYSTEM, AgentId
 
 LEFTOVER_GRACE_S = 1.0
@@ -85,8 +86,14 @@ async def end_one(agent: AgentId, census: Census, *, strict: bool = True) -> Non
 
     Raises:
         WrongState: Something of it can't be ended (only when `strict`).
+        OutOfResources: Nobody can tell whether something of it lives.
     """
-    left = await end_leftovers(agent, census, LEFTOVER_GRACE_S)
+    try:
+        left = await end_leftovers(agent, census, LEFTOVER_GRACE_S)
+    except OSError as error:
+        detail = f"whether processes of its earlier run live can't be seen: {error.strerror}"
+        name = errno.errorcode.get(error.errno or 0, "EIO")
+        raise OutOfResources(detail, errno=name) from error
     if not left:
         return
     pids = ", ".join(map(str, left))

@@ -21,7 +21,7 @@ from typing import Any
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "echo_server.py"
 AGENT = "groove-trio"
-DEADLINE_S = 3600  # all cases take a few minutes on an idle machine
+DEADLINE_S = 4 * 3600  # all cases took the better part of an hour on two busy cores
 
 GROUPS = {1: 16, 2: 11, 3: 7, 4: 10, 5: 20, 6: 145, 7: 37, 9: 54, 10: 1, 12: 90, 13: 126}
 """How many cases each group of version 25.10.1 has; there never were an 8 and an 11."""

@@ -23,6 +23,8 @@ from groove_trio.words.errors import BadRequest, OutsideProject
 from groove_trio.words.schemas import (
     MAX_NAME,
     MAX_PATH,
+    SYSTEM,
+    Actor,
     AgentId,
     Decision,
     Denied,
@@ -192,6 +194,7 @@ class Judge:
         agent, tool, operation, source = knock.agent, knock.tool, knock.operation, knock.source
         if (
             all(type(each) is str for each in (agent, tool, operation, source, knock.path))
+            and type(knock.actor) is Actor
             and operation in _OPERATIONS
             and source in _SOURCES
             and agent.isascii()
@@ -206,6 +209,7 @@ class Judge:
             tool=legible(str(tool)[:MAX_TOOL]),
             source=legible(str(source)[:MAX_NAME]),
             # A knock made in Python was decoded by nobody.
+            actor=knock.actor if type(knock.actor) is Actor else SYSTEM,
             path=knock.path if isinstance(knock.path, str) else "",  # pyright: ignore[reportUnnecessaryIsInstance]
         )
 

@@ -208,6 +208,11 @@ class Groove:
             )
         )
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a knock now has to wait for others to be answered."""
+        return self._parts.broker.crowded
+
     async def declare(
         self,
         key: str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 
 import trio
@@ -67,16 +69,8 @@ async def knock(call: Call[KnockQuery, KnockBody]) -> KnockAnswer:
     body = call.body
     agent = call.agent(call.query.agent, body.agent)
     touches, tool, source = _touches(body)
-    decisions: list[Decision] = []
-    with trio.move_on_after(ANSWER_S) as limit:  # noqa: ASYNC100 - the comprehension awaits
-        decisions = [
-            await call.groove.knock(
-                agent, touch.operation, touch.path, tool=tool, actor=call.actor, source=source
-            )
-            for touch in touches
-        ]
-    if limit.cancelled_caught:
-        raise Busy(f"the knock was not answered within {ANSWER_S:g} s; try again shortly")
+    decide = partial(_decide, call, agent, touches, tool, source)
+    decisions = await (soon(decide) if call.groove.crowded else decide())
     denied = next((each for each in decisions if isinstance(each, Denied)), None)
     allow = denied is None
     reason = f"granted by {decisions[0].rule}" if denied is None else _why(denied)
@@ -84,6 +78,28 @@ async def knock(call: Call[KnockQuery, KnockBody]) -> KnockAnswer:
     return KnockAnswer(
         allow=allow, reason=reason, decisions=decisions, hook_specific_output=decided
     )
+
+
+async def _decide(
+    call: Call[KnockQuery, KnockBody],
+    agent: str,
+    touches: list[Touch],
+    tool: str,
+    source: Source,
+) -> list[Decision]:
+    return [
+        await call.groove.knock(
+            agent, touch.operation, touch.path, tool=tool, actor=call.actor, source=source
+        )
+        for touch in touches
+    ]
+
+
+async def soon(decide: Callable[[], Awaitable[list[Decision]]]) -> list[Decision]:
+    """Decides while others wait for the same; a queue with room needs no limit and no scope."""
+    with trio.move_on_after(ANSWER_S):
+        return await decide()
+    raise Busy(f"the knock was not answered within {ANSWER_S:g} s; try again shortly")
 
 
 def _touches(body: KnockBody) -> tuple[list[Touch], str, Source]:

@@ -51,6 +51,7 @@ from groove_trio.words.schemas import (
 )
 
 MAX_REASON = 500  # as in `DeclareRequest`
+RECORD_S = 2.0  # for a denial to reach the disk; it stays one without, and says so
 _SAVE_S = 5.0
 
 T = TypeVar("T")
@@ -116,6 +117,11 @@ class Broker:
 
     # Knocks
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the next caller has to wait for room in the queue."""
+        return self._clerk.full
+
     async def knock(self, knock: Knock) -> Decision:
         """Answers a knock; waits for room in the queue. Always checkpoints.
 
@@ -163,10 +169,12 @@ class Broker:
 
     async def _recorded(self, denied: Denied, seq: int) -> Denied:
         try:
-            await self._audit.durable(seq)
+            with trio.move_on_after(RECORD_S):
+                await self._audit.durable(seq)
+                return denied
         except AuditUnavailable as error:
             return denials.unrecorded(denied.path, error.detail)
-        return denied
+        return denials.unrecorded(denied.path, f"the disk took more than {RECORD_S:g} s")
 
     # Changes
 

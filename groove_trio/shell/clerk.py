@@ -71,6 +71,11 @@ class Clerk:
 
     # What callers use
 
+    @property
+    def full(self) -> bool:
+        """Whether the next caller has to wait for room."""
+        return self._full
+
     async def put(self, request: Request) -> None:
         """Hands a request in; waits for room. Where there is some, this does not checkpoint.
 

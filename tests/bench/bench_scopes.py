@@ -146,3 +146,11 @@ def test_twenty_patterns_against_a_thousand_holders() -> None:
         owned = best_ms(lambda i=index: i.owner_of("tests/a/test_999_18_x.py"))
         print(f"\n{title}: add {added / 1000:.2f} ms each, no overlap {none:.2f} ms,")
         print(f"  overlap {some:.2f} ms, owner of a path {owned:.2f} ms")
+
+
+if __name__ == "__main__":
+    test_overlap_of_the_worst_pairs()
+    test_search_for_worse_pairs()
+    test_reading_and_compiling()
+    test_matching()
+    test_twenty_patterns_against_a_thousand_holders()

@@ -18,6 +18,7 @@ import trio.testing
 
 from groove_trio.rules.chain import ACTIONS
 from groove_trio.rules.scopes import Scope
+from groove_trio.shell import broker
 from groove_trio.shell.audit import AuditLog, open_audit, verify_log
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.clerk import BATCH, CAPACITY
@@ -222,6 +223,19 @@ async def test_granted_knock_does_not_wait_for_the_disk(root: Path, disk: Disk) 
         disk.flows.set()
 
 
+async def test_denied_knock_stays_one_when_the_disk_takes_too_long(
+    root: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "RECORD_S", 0.05)
+    async with running(root) as house:
+        await house.add(A, "src/**")
+        disk.flows.clear()
+        denied = await house.denied("docs/x")
+        assert denied.rule == "audit log"
+        disk.flows.set()
+        assert (await house.denied("docs/x")).rule == "nobody's scope"
+
+
 async def test_denied_knock_may_be_cancelled_while_the_disk_takes_its_time(
     root: Path, disk: Disk
 ) -> None:
@@ -393,8 +407,10 @@ async def test_full_queue_makes_callers_wait(root: Path) -> None:
             nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
         assert answers == []
+        assert house.broker.crowded
         await nursery.start(house.broker.run)
         await until(lambda: len(answers) == CAPACITY + 10)
+        assert not house.broker.crowded
         house.broker.close()
 
 

@@ -226,7 +226,8 @@ def test_a_second_signal_cancels(daemon: Daemon) -> None:
 
 def actions(daemon: Daemon) -> list[str]:
     (segment,) = (daemon.project / ".groove/audit").iterdir()
-    return [json.loads(line)["action"] for line in segment.read_text().splitlines()]
+    whole, _, _ = segment.read_text().rpartition("\n")
+    return [json.loads(line)["action"] for line in whole.splitlines()]
 
 
 # Looked into

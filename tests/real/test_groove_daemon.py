@@ -74,6 +74,8 @@ class Daemon:
 
     def lines(self, agent: str) -> list[dict[str, Any]]:
         path = self.project / ".groove/agents" / agent / "output.jsonl"
+        if not path.exists():  # nothing was written yet
+            return []
         whole, _, _ = path.read_text().rpartition("\n")  # the daemon may be writing the rest
         return [json.loads(line) for line in whole.splitlines()]
 

@@ -76,6 +76,6 @@ def test_marks_around_a_patch_are_known() -> None:
 
 @pytest.mark.parametrize("patch", ["\n" * 10**6, " " * 10**6, "*** Add File: a\n" * 60_000])
 def test_any_patch_is_read_fast(patch: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     read_hook("apply_patch", {"command": patch}, "")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

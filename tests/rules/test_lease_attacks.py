@@ -57,9 +57,9 @@ def test_reserving_beside_thousands_of_leased_directories_is_fast() -> None:
             claims = [f"d{agent}/{number}/{each}/{'n' * 100}/" for each in range(60)]
             lease = LeaseId(f"{agent:04x}{number:04x}")
             assert isinstance(table.declare(name, claims, 0, 60, "", lease), Declared)
-    began = time.perf_counter()
+    began = time.process_time()
     assert table.reserve(A, "a", Scope(["src/**", "lib/*.py", "s?c/*/**", "*/x/**"])) is None
-    assert time.perf_counter() - began < SLOW_S
+    assert time.process_time() - began < SLOW_S
 
 
 def test_longest_directory_is_compared_with_any_scope() -> None:

@@ -116,9 +116,9 @@ async def test_directory_too_large_to_look_through_is_not_moved(root: Path) -> N
         os.close(os.open(big / f"f{number}", os.O_CREAT))
     async with asked(root) as house:
         await house.add(A, "src/**")
-        began = time.perf_counter()
+        began = time.process_time()
         denied = await house.ask("rename", "src/x")
-        assert time.perf_counter() - began < SLOW_S
+        assert time.process_time() - began < SLOW_S
         assert isinstance(denied, Denied)
         assert "too many" in denied.reason
 

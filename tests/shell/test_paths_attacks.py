@@ -20,10 +20,10 @@ def project(tmp_path: Path) -> Path:
 
 
 def refused_soon(project: Path, path: str) -> str:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadRequest) as refusal:
         resolve(str(project), str(project), path)
-    assert time.perf_counter() - began < BOUND_S
+    assert time.process_time() - began < BOUND_S
     return refusal.value.detail
 
 

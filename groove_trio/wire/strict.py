@@ -77,7 +77,9 @@ def _refusal(message: str) -> BadRequest:
     """What msgspec said, as one of ours."""
     found = _PLACE.match(message)
     detail, place = found.groups() if found is not None else (message, "$")
-    return BadRequest(f"{detail[:MAX_DETAIL]}.", field=place[:MAX_PLACE])
+    place = place[:MAX_PLACE]
+    where = "" if place == "$" else f"{place.removeprefix('$.')}: "
+    return BadRequest(f"{where}{detail[:MAX_DETAIL]}.", field=place)
 
 
 def _look(data: bytes) -> None:

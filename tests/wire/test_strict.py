@@ -291,3 +291,10 @@ def test_a_damaged_body_gives_a_value_or_a_refusal(place: int, damage: bytes) ->
 def test_a_library_type_can_be_decoded_too() -> None:
     assert decode(b'[{"a":1}]', list[dict[str, int]]) == [{"a": 1}]
     refusal(b"{}", Knock)
+
+
+def test_a_refusal_says_which_field_is_wrong() -> None:
+    with pytest.raises(BadRequest, match=r"^role: Expected"):
+        decode(b'{"role": "a b"}', AgentSpec)
+    with pytest.raises(BadRequest, match=r"^Object missing required field `role`\.$"):
+        decode(b"{}", AgentSpec)

@@ -61,13 +61,22 @@ def check_peer(connected: socket.socket, url: str) -> None:
 def _uid_of(there: End, here: End) -> int | None:
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with closing(socket.socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG)) as line:
-        accepted = _ask(line, there, here, 1)
-        if accepted is not None and accepted.inode and not accepted.listening:
+        if (accepted := _accepted(line, there, here, 1)) is not None:
             return accepted.uid
         # Nobody has accepted it yet: it waits at whoever listens there.
         anyone = ANYONE[len(there[0]) > len(ANYONE[0][0])]
         listener = _ask(line, there, anyone, 2)
-    return None if listener is None or not listener.listening else listener.uid
+        if listener is not None and listener.listening:
+            return listener.uid
+        # Or it was accepted between the two questions, by a listener that then closed.
+        late = _accepted(line, there, here, 3)
+    return None if late is None else late.uid
+
+
+def _accepted(line: socket.socket, there: End, here: End, number: int) -> Socket | None:
+    """The other end of the connection, once a process holds it."""
+    found = _ask(line, there, here, number)
+    return found if found is not None and found.inode and not found.listening else None
 
 
 def _ask(line: socket.socket, here: End, there: End, number: int) -> Socket | None:

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from groove_trio.client import connect_groove
+from groove_trio.client import connect_groove, peer
 from groove_trio.client.feed import Feed
 from groove_trio.client.find import Address
 from groove_trio.client.peer import check_peer
@@ -74,6 +75,27 @@ def test_a_listener_that_is_gone_is_nobodys() -> None:
         accepted.close()
     with client, pytest.raises(Unreachable):
         check_peer(client, "http://x")
+
+
+def test_a_connection_that_is_accepted_while_we_ask_is_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, connected(listener) as client:
+        taken: list[socket.socket] = []
+        ask = peer._ask  # noqa: SLF001 - the moment between two questions has no other handle
+
+        def take_after(*asked: Any) -> Any:
+            told = ask(*asked)
+            if not taken:
+                taken.append(listener.accept()[0])
+                listener.close()
+            return told
+
+        monkeypatch.setattr(peer, "_ask", take_after)
+        try:
+            check_peer(client, "http://x")
+        finally:
+            taken[0].close()
 
 
 @contextmanager

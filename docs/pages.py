@@ -22,7 +22,19 @@ from groove_trio.api.routes import FEED_PATH, ROUTES
 from groove_trio.cli import main as command
 from groove_trio.config import Config
 from groove_trio.rules import chain, lifecycle
-from groove_trio.words import errors, events, schemas
+from groove_trio.words import (
+    actors,
+    agents,
+    audit,
+    base,
+    daemon,
+    errors,
+    events,
+    knocks,
+    leases,
+    output,
+    schemas,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -136,6 +148,7 @@ def all_errors() -> list[type[errors.GrooveError]]:
 # The pages
 
 WIDTH = {"terminal_width": 90, "max_content_width": 90}
+WORDS = (actors, agents, output, knocks, leases, daemon, audit)  # as a reader meets them
 BOUND = re.compile(r"^(MAX|MIN|DEFAULT)_|_(S|BYTES|EVENTS)$")
 EXIT = re.compile(r"EXIT_|INTERRUPTED|READER_LEFT|NS$")  # codes and units bound nothing
 
@@ -178,7 +191,8 @@ def routes_page() -> str:
 def schemas_page() -> str:
     """Every schema."""
     taken = [each for route in ROUTES for each in (route.body, route.query) if each is not None]
-    known = dict.fromkeys([*structs_of(schemas, schemas.Word), *taken])
+    ours = [struct for module in WORDS for struct in structs_of(module, base.Word)]
+    known = dict.fromkeys([*ours, *taken])
     entries = [struct_entry(cls) for cls in known]
     return f"# Schemas\n\n{text(schemas)}\n\n" + "\n".join(entries)
 

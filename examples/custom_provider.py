@@ -14,7 +14,7 @@ import trio
 
 from groove_trio import AgentSpec, Config, open_groove
 from groove_trio.providers.base import Launch, Place
-from groove_trio.words.schemas import Containment
+from groove_trio.words.agents import Containment
 
 TEST = """import unittest
 

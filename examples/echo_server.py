@@ -15,7 +15,7 @@ from groove_trio.shell.linger import linger
 from groove_trio.shell.listener import accept_connections
 from groove_trio.wire.http import Request, Response, Upgrade
 from groove_trio.wire.ws import BytesMessage, Closed, Ping, ServerSocket, TextMessage
-from groove_trio.words.schemas import Actor
+from groove_trio.words.actors import Actor
 
 PLAIN = ((b"content-type", b"text/plain"),)
 large = partial(ServerSocket, max_message=2**25, max_fragments=100_000)  # the daemon's own: less

@@ -38,9 +38,10 @@ from groove_trio.shell.listener import serve_connection
 from groove_trio.verbs import Groove
 from groove_trio.wire.http import CLOSED, NEED_DATA, ClientConnection, Response, Switched
 from groove_trio.wire.ws import NORMAL, ClientSocket, Closed, Ping, TextMessage
+from groove_trio.words.agents import AgentSpec, AgentState, AgentView
+from groove_trio.words.base import MAX_PAGE
 from groove_trio.words.errors import BadAnswer, Draining, Unreachable, shown
 from groove_trio.words.events import Envelope, OutputAppended
-from groove_trio.words.schemas import MAX_PAGE, AgentSpec, AgentState, AgentView
 
 __all__ = [
     "Answer",

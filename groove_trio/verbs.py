@@ -28,31 +28,17 @@ from groove_trio.shell.identity import Identity
 from groove_trio.shell.refusals import Refusals
 from groove_trio.shell.segments import verify_log
 from groove_trio.shell.supervisor import Supervisor
+from groove_trio.words.actors import OWNER, SYSTEM, Actor
+from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView
+from groove_trio.words.audit import AuditPage, Verification
+from groove_trio.words.base import MAX_NAME
 from groove_trio.words.clock import rfc3339
+from groove_trio.words.daemon import ProviderView, Status
 from groove_trio.words.errors import Draining, NotAdmitted
 from groove_trio.words.events import Snapshot
-from groove_trio.words.schemas import (
-    DEFAULT_LEASE_S,
-    MAX_NAME,
-    OWNER,
-    SYSTEM,
-    Actor,
-    AgentPatch,
-    AgentSpec,
-    AgentView,
-    AuditPage,
-    Decision,
-    Explanation,
-    Knock,
-    Lease,
-    LocksView,
-    Operation,
-    OutputPage,
-    ProviderView,
-    Source,
-    Status,
-    Verification,
-)
+from groove_trio.words.knocks import Decision, Knock, Operation, Source
+from groove_trio.words.leases import DEFAULT_LEASE_S, Explanation, Lease, LocksView
+from groove_trio.words.output import OutputPage
 
 
 def url_of(host: str, port: int) -> str:

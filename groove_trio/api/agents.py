@@ -7,16 +7,9 @@ from typing import Annotated
 from msgspec import Meta
 
 from groove_trio.api.calls import Call
-from groove_trio.words.schemas import (
-    MAX_PAGE,
-    AgentPatch,
-    AgentSpec,
-    AgentView,
-    InstructRequest,
-    OutputPage,
-    StopRequest,
-    Word,
-)
+from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, InstructRequest, StopRequest
+from groove_trio.words.base import MAX_PAGE, Word
+from groove_trio.words.output import OutputPage
 
 
 class PageQuery(Word):

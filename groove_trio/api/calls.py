@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from groove_trio.wire.strict import decode
+from groove_trio.words.actors import Actor
 from groove_trio.words.errors import BadRequest, GrooveError, NotAllowed, UnknownAgent, shown
-from groove_trio.words.schemas import Actor
 
 if TYPE_CHECKING:
     from groove_trio.verbs import Groove

@@ -11,22 +11,10 @@ from msgspec import UNSET, Meta, Struct
 
 from groove_trio.api.calls import Call
 from groove_trio.providers.hooks import Touch, read_hook, tool_operation
+from groove_trio.words.base import MAX_NAME, Path, Word
 from groove_trio.words.errors import BadRequest, Busy
-from groove_trio.words.schemas import (
-    MAX_NAME,
-    CompleteRequest,
-    Decision,
-    DeclareRequest,
-    Denied,
-    Explanation,
-    KnockAnswer,
-    Lease,
-    LocksView,
-    Operation,
-    Path,
-    Source,
-    Word,
-)
+from groove_trio.words.knocks import Decision, Denied, KnockAnswer, Operation, Source
+from groove_trio.words.leases import CompleteRequest, DeclareRequest, Explanation, Lease, LocksView
 
 ANSWER_S = 2.0
 """How long a knock waits for the broker: an agent waits for it, so it is short."""

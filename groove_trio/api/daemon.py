@@ -8,16 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from groove_trio.api.calls import Call
-from groove_trio.words.schemas import (
-    MAX_NAME,
-    MAX_PAGE,
-    AuditPage,
-    Health,
-    ProviderView,
-    Status,
-    Verification,
-    Word,
-)
+from groove_trio.words.audit import AuditPage, Verification
+from groove_trio.words.base import MAX_NAME, MAX_PAGE, Word
+from groove_trio.words.daemon import Health, ProviderView, Status
 
 ALIVE = Health(ok=True)
 

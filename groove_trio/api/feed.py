@@ -11,8 +11,9 @@ from groove_trio.api.calls import decode_query
 from groove_trio.api.routes import FEED_PATH, find
 from groove_trio.shell.feed import feed_socket, run_feed
 from groove_trio.wire.http import Upgrade
+from groove_trio.words.actors import Actor
+from groove_trio.words.base import Word
 from groove_trio.words.errors import BadRequest, NotAllowed, shown
-from groove_trio.words.schemas import Actor, Word
 
 if TYPE_CHECKING:
     from groove_trio.verbs import Groove

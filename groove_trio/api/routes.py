@@ -18,6 +18,7 @@ from groove_trio.api.calls import Call, Route, decode_body, decode_query
 from groove_trio.api.problems import problem
 from groove_trio.wire.http import Request, Response
 from groove_trio.words import errors, schemas
+from groove_trio.words.actors import Actor
 from groove_trio.words.errors import (
     GrooveError,
     MethodNotAllowed,
@@ -26,7 +27,6 @@ from groove_trio.words.errors import (
     UpgradeRequired,
     shown,
 )
-from groove_trio.words.schemas import Actor
 
 if TYPE_CHECKING:
     from groove_trio.verbs import Groove

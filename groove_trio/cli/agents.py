@@ -18,7 +18,7 @@ from groove_trio.cli.show import (
 )
 from groove_trio.cli.verb import STOP_S, agent_argument, find_agent, run, verb
 from groove_trio.client import Client
-from groove_trio.words.schemas import MAX_GRACE_S, AgentView
+from groove_trio.words.agents import MAX_GRACE_S, AgentView
 
 COLUMNS = ("id", "name", "role", "state", "scope", "pid", "restarts", "since", "reason")
 REDRAW_S = 0.1

@@ -11,7 +11,7 @@ from groove_trio.cli.show import clock_text, duration_text, print_facts, print_j
 from groove_trio.cli.verb import project_given, run, verb
 from groove_trio.client import find_project
 from groove_trio.rules.admission import DEFAULT_HOST, DEFAULT_PORT, FALLBACK_PORTS
-from groove_trio.words.schemas import Status
+from groove_trio.words.daemon import Status
 
 MAX_PORT = 65_535
 

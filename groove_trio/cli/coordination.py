@@ -14,14 +14,8 @@ from groove_trio.cli.show import (
 )
 from groove_trio.cli.verb import find_agent, from_here, project_here, run, verb
 from groove_trio.client import Client
-from groove_trio.words.schemas import (
-    DEFAULT_LEASE_S,
-    MAX_LEASE_S,
-    MIN_LEASE_S,
-    AgentId,
-    Explanation,
-    Lease,
-)
+from groove_trio.words.base import AgentId
+from groove_trio.words.leases import DEFAULT_LEASE_S, MAX_LEASE_S, MIN_LEASE_S, Explanation, Lease
 
 LEASE_COLUMNS = ("lease", "agent", "until", "paths", "reason")
 

@@ -20,8 +20,9 @@ from groove_trio.cli.story import Story
 from groove_trio.cli.watch import Watch, alive, watching
 from groove_trio.client import Client, connect_groove
 from groove_trio.rules.scopes import Scope
+from groove_trio.words.agents import AgentSpec, Restart
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import EXIT_DIFFERS, Locked, ScopeOverlap
-from groove_trio.words.schemas import AgentId, AgentSpec, Restart
 
 FILES = {
     "README.md": "# A small project\n",

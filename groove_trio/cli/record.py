@@ -15,8 +15,8 @@ import msgspec
 from groove_trio.cli.show import clock_text, print_facts, print_json, safe
 from groove_trio.cli.verb import json_option, project_given, project_option, run
 from groove_trio.client import Client
+from groove_trio.words.base import MAX_PAGE
 from groove_trio.words.errors import EXIT_DIFFERS, GrooveError, shown
-from groove_trio.words.schemas import MAX_PAGE
 
 SHOWN = 50  # records, where nothing else is asked for: a screen
 POLL_S = 0.5

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from groove_trio.cli.show import patterns_text, print_json
 from groove_trio.cli.verb import STOP_S, run, verb
-from groove_trio.words.schemas import (
+from groove_trio.words.agents import (
     MAX_GRACE_S,
     AgentSpec,
     Containment,

@@ -10,7 +10,9 @@ from groove_trio.cli.show import clock_text, colours_wanted, line_text, patterns
 from groove_trio.cli.verb import agent_argument, find_agent, run, verb
 from groove_trio.client import Client
 from groove_trio.words import events as happened
-from groove_trio.words.schemas import MAX_PAGE, Denied, OutputLine
+from groove_trio.words.base import MAX_PAGE
+from groove_trio.words.knocks import Denied
+from groove_trio.words.output import OutputLine
 
 
 @verb(

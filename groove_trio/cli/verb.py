@@ -17,8 +17,8 @@ import click
 
 from groove_trio.cli.root import READER_LEFT
 from groove_trio.client import Client, connect_groove, find_project
+from groove_trio.words.agents import MAX_GRACE_S, AgentView
 from groove_trio.words.errors import BadRequest, UnknownAgent, Unreachable, shown
-from groove_trio.words.schemas import MAX_GRACE_S, AgentView
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -11,8 +11,9 @@ import anyio.abc
 
 from groove_trio.cli.story import Story
 from groove_trio.client import Client
+from groove_trio.words.agents import AgentState
+from groove_trio.words.base import AgentId
 from groove_trio.words.events import AgentAdded, AgentStateChanged, OutputAppended, Snapshot
-from groove_trio.words.schemas import AgentId, AgentState
 
 PATIENCE_S = 20.0
 

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from groove_trio.client.feed import Feed
+from groove_trio.words.agents import AgentState
+from groove_trio.words.base import MAX_PAGE, AgentId
 from groove_trio.words.errors import UnknownAgent
 from groove_trio.words.events import (
     AgentRemoved,
@@ -16,7 +18,7 @@ from groove_trio.words.events import (
     OutputAppended,
     Snapshot,
 )
-from groove_trio.words.schemas import MAX_PAGE, AgentId, AgentState, OutputLine
+from groove_trio.words.output import OutputLine
 
 if TYPE_CHECKING:
     from groove_trio.client.verbs import Client

@@ -15,33 +15,21 @@ import msgspec
 from groove_trio.client.faults import decode_answer, error_from
 from groove_trio.client.find import Address, address_of, find_project, parse_url
 from groove_trio.client.link import Link
+from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, InstructRequest, StopRequest
+from groove_trio.words.audit import AuditPage, Verification
+from groove_trio.words.base import MAX_NAME, MAX_PAGE, Word
+from groove_trio.words.daemon import Health, ProviderView, Status
 from groove_trio.words.errors import BadRequest, UnknownAgent, shown
-from groove_trio.words.schemas import (
+from groove_trio.words.knocks import Decision, KnockAnswer, KnockRequest, Operation
+from groove_trio.words.leases import (
     DEFAULT_LEASE_S,
-    MAX_NAME,
-    MAX_PAGE,
-    AgentPatch,
-    AgentSpec,
-    AgentView,
-    AuditPage,
     CompleteRequest,
-    Decision,
     DeclareRequest,
     Explanation,
-    Health,
-    InstructRequest,
-    KnockAnswer,
-    KnockRequest,
     Lease,
     LocksView,
-    Operation,
-    OutputPage,
-    ProviderView,
-    Status,
-    StopRequest,
-    Verification,
-    Word,
 )
+from groove_trio.words.output import OutputPage
 
 if TYPE_CHECKING:
     from groove_trio.client.feed import Feed

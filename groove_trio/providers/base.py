@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from groove_trio.words.agents import AgentSpec, Containment
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import BadRequest
-from groove_trio.words.schemas import AgentId, AgentSpec, Containment
 
 INHERITED = frozenset({"PATH", "HOME", "LANG", "TERM", "TZ", "USER", "LOGNAME", "SHELL"})
 """Variables of the daemon that every agent gets; ``LC_*`` besides. All others stay outside."""

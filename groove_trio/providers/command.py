@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from groove_trio.providers.base import Launch, Place, encode_line
+from groove_trio.words.agents import AgentSpec, Containment
 from groove_trio.words.errors import BadRequest
-from groove_trio.words.schemas import AgentSpec, Containment
 
 
 class CommandProvider:

@@ -6,8 +6,8 @@ import sys
 from pathlib import PurePath
 
 from groove_trio.providers.base import Launch, Place, encode_line
+from groove_trio.words.agents import AgentSpec, Containment
 from groove_trio.words.errors import BadRequest
-from groove_trio.words.schemas import AgentSpec, Containment
 
 SCRIPTED = str(PurePath(__file__).with_name("scripted.py"))
 

@@ -14,7 +14,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from groove_trio.words.schemas import MAX_PATH, Operation
+from groove_trio.words.base import MAX_PATH
+from groove_trio.words.knocks import Operation
 
 
 class Touch(NamedTuple):

@@ -36,8 +36,8 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
+from groove_trio.words.audit import AuditEntry
 from groove_trio.words.errors import shown
-from groove_trio.words.schemas import AuditEntry
 
 GENESIS = "0" * 64
 TORN_END = b"~\n"

@@ -16,7 +16,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 
-from groove_trio.words.schemas import MAX_PATH, LeaseId
+from groove_trio.words.base import MAX_PATH
+from groove_trio.words.leases import LeaseId
 
 
 class Claims:

@@ -19,7 +19,8 @@ import hashlib
 from collections.abc import Sequence
 
 from groove_trio.rules.chain import AUDIT_REPAIR, TORN_END
-from groove_trio.words.schemas import SYSTEM, AuditEntry
+from groove_trio.words.actors import SYSTEM
+from groove_trio.words.audit import AuditEntry
 
 
 class Damage:

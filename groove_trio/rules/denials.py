@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 
+from groove_trio.words.base import MAX_PATH, AgentId
 from groove_trio.words.errors import shown
-from groove_trio.words.schemas import MAX_PATH, AgentId, Denied, Lease
+from groove_trio.words.knocks import Denied
+from groove_trio.words.leases import Lease
 
 _PLAIN = re.compile(r"\A[A-Za-z0-9_./@+-]+\Z")
 _ASK_OWNER = "Ask the user who runs the daemon."

@@ -21,7 +21,7 @@ from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from groove_trio.rules.shapes import Ends, ends_of_path
-from groove_trio.words.schemas import MAX_PATTERN
+from groove_trio.words.agents import MAX_PATTERN
 
 if TYPE_CHECKING:
     from groove_trio.rules.scopes import Scope

@@ -11,8 +11,9 @@ from heapq import heapify, heappop, heappush
 from typing import Final
 
 from groove_trio.rules.claims import Claims
+from groove_trio.words.base import AgentId
 from groove_trio.words.clock import parse_rfc3339
-from groove_trio.words.schemas import AgentId, Lease, LeaseId
+from groove_trio.words.leases import Lease, LeaseId
 
 
 class Leases:

@@ -37,8 +37,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
+from groove_trio.words.agents import AgentState, Restart
 from groove_trio.words.errors import WrongState
-from groove_trio.words.schemas import AgentState, Restart
 
 Trigger = Literal[
     "started",

@@ -27,18 +27,11 @@ from groove_trio.rules.claims import condensed, covers, is_claim
 from groove_trio.rules.owners import Overlap, Owners
 from groove_trio.rules.ruling import decide, explain
 from groove_trio.rules.scopes import Scope, protected_by
+from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS, parse_rfc3339, rfc3339
 from groove_trio.words.errors import shown
-from groove_trio.words.schemas import (
-    MAX_LEASE_PATHS,
-    AgentId,
-    Decision,
-    Explanation,
-    Lease,
-    LeaseId,
-    LocksView,
-    Operation,
-)
+from groove_trio.words.knocks import Decision, Operation
+from groove_trio.words.leases import MAX_LEASE_PATHS, Explanation, Lease, LeaseId, LocksView
 
 MAX_AGENT_CLAIMS = 256
 """Paths that one agent may lease at a time: four leases of the greatest size."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from groove_trio.rules.leases import Leases
 from groove_trio.rules.scopes import Scope, ScopeIndex, overlap
-from groove_trio.words.schemas import AgentId, Holding
+from groove_trio.words.base import AgentId
+from groove_trio.words.leases import Holding
 
 
 @dataclass(frozen=True, slots=True)

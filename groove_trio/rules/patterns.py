@@ -28,8 +28,8 @@ from functools import lru_cache
 from itertools import pairwise, product
 from typing import Final
 
+from groove_trio.words.agents import MAX_PATTERN
 from groove_trio.words.errors import InvalidScope, shown
-from groove_trio.words.schemas import MAX_PATTERN
 
 MAX_EXPANSIONS = 64  # of the braces of one pattern; bash has no bound, a scope needs one
 

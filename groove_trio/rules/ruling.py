@@ -16,16 +16,10 @@ from __future__ import annotations
 from groove_trio.rules import denials
 from groove_trio.rules.owners import Owners
 from groove_trio.rules.scopes import PROTECTED, Scope, protected_by
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import shown
-from groove_trio.words.schemas import (
-    AgentId,
-    Decision,
-    Denied,
-    Explanation,
-    Granted,
-    Lease,
-    Operation,
-)
+from groove_trio.words.knocks import Decision, Denied, Granted, Operation
+from groove_trio.words.leases import Explanation, Lease
 
 _ABOVE_PROTECTED = tuple(
     (pattern[:end], pattern)

@@ -26,8 +26,8 @@ from groove_trio.rules.overlap import Graph, witness
 from groove_trio.rules.patterns import DEEP, STAR, Tokens, expand, flat, refusal
 from groove_trio.rules.protected import PROTECTED, protected_by, protection, shields
 from groove_trio.rules.shapes import Ends, ends_of, shape_of
+from groove_trio.words.agents import MAX_PATTERNS
 from groove_trio.words.errors import InvalidScope
-from groove_trio.words.schemas import MAX_PATTERNS
 
 __all__ = ["PROTECTED", "Scope", "ScopeIndex", "overlap", "protected_by", "shields"]
 

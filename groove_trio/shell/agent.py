@@ -16,8 +16,9 @@ from groove_trio.rules.lifecycle import LIVE, Backoff
 from groove_trio.shell.output import OutputLog
 from groove_trio.shell.process import Exit, Tree
 from groove_trio.shell.store import AgentStatus
+from groove_trio.words.agents import AgentSpec, AgentState, AgentView
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import GrooveError
-from groove_trio.words.schemas import AgentId, AgentSpec, AgentState, AgentView
 
 MAX_FOLLOW_UPS = 16  # of 50,000 characters each, waiting for an agent that reads nothing
 

@@ -32,9 +32,10 @@ from groove_trio.rules.damage import Damage
 from groove_trio.shell.commit import GroupCommit
 from groove_trio.shell.segments import MAX_LINE, read_page, verify_log
 from groove_trio.shell.tape import Tape
+from groove_trio.words.actors import SYSTEM
+from groove_trio.words.audit import AuditEntry, AuditPage
 from groove_trio.words.clock import rfc3339
 from groove_trio.words.errors import AuditUnavailable, UnsafeState
-from groove_trio.words.schemas import SYSTEM, AuditEntry, AuditPage
 
 __all__ = ["AuditLog", "open_audit", "verify_log"]
 

@@ -32,20 +32,17 @@ from groove_trio.shell.clerk import Clerk, entry_of
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.leasefile import LeaseFile
 from groove_trio.shell.slots import ChangeRequest, KnockRequest
+from groove_trio.words.actors import OWNER, Actor
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import AuditUnavailable, BadRequest, Draining, OutOfResources, shown
 from groove_trio.words.events import AnyEvent
-from groove_trio.words.schemas import (
+from groove_trio.words.knocks import Decision, Denied, Knock
+from groove_trio.words.leases import (
     DEFAULT_LEASE_S,
     MAX_LEASE_PATHS,
     MAX_LEASE_S,
     MIN_LEASE_S,
-    OWNER,
-    Actor,
-    AgentId,
-    Decision,
-    Denied,
     Explanation,
-    Knock,
     Lease,
     LocksView,
 )

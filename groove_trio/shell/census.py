@@ -29,7 +29,7 @@ from groove_trio.shell.procfs import (
     send,
 )
 from groove_trio.shell.subreaper import subreaper
-from groove_trio.words.schemas import AgentId
+from groove_trio.words.base import AgentId
 
 __all__ = ["AGENT_VARIABLE", "PROJECT_VARIABLE", "SWEEP_S", "Census", "subreaper"]
 

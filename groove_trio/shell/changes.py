@@ -30,6 +30,9 @@ from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.leasefile import LeaseFile
+from groove_trio.words.actors import SYSTEM, Actor
+from groove_trio.words.audit import AuditEntry
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import (
     AuditUnavailable,
     BadRequest,
@@ -42,7 +45,7 @@ from groove_trio.words.errors import (
     shown,
 )
 from groove_trio.words.events import AnyEvent, LeaseDeclared, LeaseEnded
-from groove_trio.words.schemas import SYSTEM, Actor, AgentId, AuditEntry, Lease, LeaseId
+from groove_trio.words.leases import Lease, LeaseId
 
 T = TypeVar("T")
 

@@ -22,8 +22,8 @@ from groove_trio.shell.holding import Holdings
 from groove_trio.shell.store import Store
 from groove_trio.shell.table import AgentTable
 from groove_trio.shell.takeup import end_one
+from groove_trio.words.actors import Actor
 from groove_trio.words.errors import AuditUnavailable, Draining, UnknownAgent, WrongState
-from groove_trio.words.schemas import Actor
 
 _log = logging.getLogger("groove_trio")
 

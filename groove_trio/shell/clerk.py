@@ -24,10 +24,11 @@ from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.changes import Changes
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.slots import ChangeRequest, KnockRequest, Request
+from groove_trio.words.audit import AuditEntry
 from groove_trio.words.clock import NS
 from groove_trio.words.errors import AuditUnavailable, Draining
 from groove_trio.words.events import AnyEvent, KnockDecided
-from groove_trio.words.schemas import AuditEntry, Decision, Granted, Knock
+from groove_trio.words.knocks import Decision, Granted, Knock
 
 CAPACITY = 64  # callers that wait in the channel; one batch
 BATCH = 64  # `receive_nowait` takes from blocked senders too, so draining needs its own bound

@@ -22,8 +22,8 @@ import msgspec
 from groove_trio.shell.files import check_private, open_private, write_atomic
 from groove_trio.shell.procfs import read_process
 from groove_trio.shell.store import STATE_DIR, ensure_state_dir
+from groove_trio.words.base import Word
 from groove_trio.words.errors import AlreadyRunning, Unreachable, shown
-from groove_trio.words.schemas import Word
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TRIES = 10  # a reader that looks whether the lock is held holds it for microseconds itself

@@ -15,8 +15,8 @@ import trio
 from groove_trio.rules.admission import Admission
 from groove_trio.shell.identity import check, identify
 from groove_trio.wire.http import MAX_BODY, Request, Response, Upgrade
+from groove_trio.words.actors import Actor
 from groove_trio.words.errors import GrooveError
-from groove_trio.words.schemas import Actor
 
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 """Answers one admitted request. A `GrooveError` it raises becomes the answer."""

@@ -18,7 +18,7 @@ import trio
 
 from groove_trio.shell.census import Census
 from groove_trio.shell.procfs import Process, now_ticks, send
-from groove_trio.words.schemas import AgentId
+from groove_trio.words.base import AgentId
 
 KILL_S = 10.0
 """How long, in seconds, killing may take. What survives it is uninterruptible or not ours."""

@@ -10,8 +10,8 @@ from groove_trio.rules.scopes import Scope
 from groove_trio.shell.agent import Agent
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.table import RETRY_S, AgentTable
+from groove_trio.words.actors import SYSTEM, Actor
 from groove_trio.words.errors import AuditUnavailable, Draining
-from groove_trio.words.schemas import SYSTEM, Actor
 
 _log = logging.getLogger("groove_trio")
 

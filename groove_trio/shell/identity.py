@@ -21,6 +21,7 @@ from groove_trio.shell.census import Census
 from groove_trio.shell.sockdiag import SockDiag, end_of
 from groove_trio.shell.sockets import Seeker
 from groove_trio.wire.sockdiag import End
+from groove_trio.words.actors import OWNER, Actor, agent_actor
 from groove_trio.words.errors import (
     BadAnswer,
     NotAdmitted,
@@ -28,7 +29,6 @@ from groove_trio.words.errors import (
     Unsupported,
     shown,
 )
-from groove_trio.words.schemas import OWNER, Actor, agent_actor
 
 LOOPBACK_4 = b"\x7f"  # 127.0.0.0/8, as `inet_pton` packs it
 LOOPBACK_6 = bytes(15) + b"\x01"

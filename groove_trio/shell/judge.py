@@ -19,21 +19,11 @@ from groove_trio.rules.locks import LockTable
 from groove_trio.rules.protected import protection
 from groove_trio.shell.beneath import TooMany, names_beneath
 from groove_trio.shell.paths import resolve
+from groove_trio.words.actors import SYSTEM, Actor
+from groove_trio.words.base import MAX_NAME, MAX_PATH, AgentId
 from groove_trio.words.errors import BadRequest, OutsideProject
-from groove_trio.words.schemas import (
-    MAX_NAME,
-    MAX_PATH,
-    SYSTEM,
-    Actor,
-    AgentId,
-    Decision,
-    Denied,
-    Explanation,
-    Granted,
-    Knock,
-    Operation,
-    Source,
-)
+from groove_trio.words.knocks import Decision, Denied, Granted, Knock, Operation, Source
+from groove_trio.words.leases import Explanation
 
 D = TypeVar("D", Granted, Denied, Decision)
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from groove_trio.shell.procfs import Process
-from groove_trio.words.schemas import AgentId
+from groove_trio.words.base import AgentId
 
 Key = tuple[int, int]
 """Pid and start time: names one process for ever."""

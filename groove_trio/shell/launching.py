@@ -31,6 +31,8 @@ from groove_trio.shell.census import AGENT_VARIABLE, PROJECT_VARIABLE, Census
 from groove_trio.shell.paths import resolve
 from groove_trio.shell.process import Tree, open_tree
 from groove_trio.shell.store import Store
+from groove_trio.words.agents import AgentSpec, Containment
+from groove_trio.words.base import AgentId, Word
 from groove_trio.words.errors import (
     BadRequest,
     ContainmentUnavailable,
@@ -41,7 +43,6 @@ from groove_trio.words.errors import (
     UnknownProvider,
     shown,
 )
-from groove_trio.words.schemas import AgentId, AgentSpec, Containment, Word
 
 AVAILABLE: tuple[Containment, ...] = ("hooks",)
 """What this machine can hold agents to, strongest first. The kernel's means come later."""

@@ -12,7 +12,7 @@ from groove_trio.rules.leases import Leases
 from groove_trio.shell.commit import GroupCommit
 from groove_trio.shell.files import open_private, write_atomic
 from groove_trio.words.errors import UnsafeState, shown
-from groove_trio.words.schemas import Lease
+from groove_trio.words.leases import Lease
 
 
 class LeaseFile:

@@ -33,7 +33,7 @@ from groove_trio.shell.table import AgentTable, now
 from groove_trio.wire.lines import LineSplitter
 from groove_trio.words.errors import GrooveError
 from groove_trio.words.events import OutputAppended
-from groove_trio.words.schemas import OutputLine, Stream
+from groove_trio.words.output import OutputLine, Stream
 
 EVENT_BYTES = 65_536
 """Text in one output event, lines counted with `LINE_BYTES` more: one send's worth."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from groove_trio.shell.census import Census
 from groove_trio.shell.procfs import Process, read_process
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import NotAdmitted
-from groove_trio.words.schemas import AgentId
 
 _TRIES = 8  # a line is torn when one of it ends while it is read
 

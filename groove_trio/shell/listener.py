@@ -19,8 +19,8 @@ from groove_trio.shell.door import Door, Place, dress
 from groove_trio.shell.linger import READ_BYTES, linger
 from groove_trio.wire.head import RequestHead
 from groove_trio.wire.http import CLOSED, NEED_DATA, Request, Response, ServerConnection, Upgrade
+from groove_trio.words.actors import Actor
 from groove_trio.words.errors import Busy, Draining, GrooveError, RequestTimeout
-from groove_trio.words.schemas import Actor
 
 WRITE_BYTES = 4 * READ_BYTES
 

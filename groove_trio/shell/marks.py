@@ -26,7 +26,7 @@ import re
 import resource
 from pathlib import Path
 
-from groove_trio.words.schemas import AgentId
+from groove_trio.words.base import AgentId
 
 _LOCKS = 10  # RLIMIT_LOCKS, include/uapi/asm-generic/resource.h; the module does not name it
 _TOP = 1 << 60  # bytes of memory, far above what any machine has: nobody mistakes it for a limit

@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from groove_trio.words.clock import rfc3339
-from groove_trio.words.schemas import OutputLine, OutputPage, Stream
+from groove_trio.words.output import OutputLine, OutputPage, Stream
 
 MAX_PAGE_BYTES = 1 << 20
 """What a page takes of the file, one line more at most: as much as a request body may have."""

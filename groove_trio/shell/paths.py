@@ -24,8 +24,8 @@ import stat
 import struct
 from pathlib import Path
 
+from groove_trio.words.base import MAX_PATH
 from groove_trio.words.errors import BadRequest, OutsideProject, shown
-from groove_trio.words.schemas import MAX_PATH
 
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 MAX_LOOKS = 256  # names walked one by one; the targets of links could make them 80,000

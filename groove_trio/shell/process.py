@@ -23,8 +23,8 @@ import trio
 from groove_trio.shell.census import Census
 from groove_trio.shell.ending import KILL_S, Ending
 from groove_trio.shell.spawning import Command, Pipes, check_headroom, explained, spawn
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import SpawnFailed
-from groove_trio.words.schemas import AgentId
 
 READ_BYTES = 65_536
 """The most that one `Tree.receive` gives: what a pipe of Linux holds."""

@@ -17,8 +17,10 @@ import trio
 
 from groove_trio.rules.chain import ACCESS_REFUSE
 from groove_trio.shell.audit import AuditLog
+from groove_trio.words.actors import Actor
+from groove_trio.words.audit import AuditEntry
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import AuditUnavailable
-from groove_trio.words.schemas import Actor, AgentId, AuditEntry
 
 WINDOW_S = 1.0
 

@@ -20,8 +20,9 @@ import msgspec
 from msgspec import Struct
 
 from groove_trio.rules.chain import GENESIS, TORN_END, Flaw, Verifier, digest_of, open_line
+from groove_trio.words.audit import AuditPage, Verification
+from groove_trio.words.base import MAX_PAGE
 from groove_trio.words.errors import UnsafeState, shown
-from groove_trio.words.schemas import MAX_PAGE, AuditPage, Verification
 
 MAX_LINE = 4 * 2**20
 """No record comes near it: the largest, a lease on 64 paths of 4,096 characters, is under 2 MiB."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import trio
 
 from groove_trio.shell.changes import Outcome
-from groove_trio.words.schemas import Decision, Knock
+from groove_trio.words.knocks import Decision, Knock
 
 T = TypeVar("T")
 

@@ -26,8 +26,8 @@ import trio
 from groove_trio.shell.census import Census
 from groove_trio.shell.lineage import attribute
 from groove_trio.shell.procfs import PROC, read_process
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import GrooveError, NotAdmitted, OutOfResources
-from groove_trio.words.schemas import AgentId
 
 SLICE_S = 0.0005
 SWEEPS = 3  # a holder may fork and end between the listing and the look

@@ -23,8 +23,9 @@ from groove_trio.shell.life import FRESH, Life
 from groove_trio.shell.store import AgentStatus, Store
 from groove_trio.shell.table import AgentTable, now
 from groove_trio.shell.takeup import end_one
+from groove_trio.words.actors import Actor
+from groove_trio.words.agents import AgentSpec, Containment
 from groove_trio.words.errors import Draining, GrooveError, OutOfResources, WrongState
-from groove_trio.words.schemas import Actor, AgentSpec, Containment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

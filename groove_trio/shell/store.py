@@ -39,8 +39,9 @@ from groove_trio.shell.files import (
     write_atomic,
 )
 from groove_trio.shell.output import repair
+from groove_trio.words.agents import AgentSpec, AgentState, Containment
+from groove_trio.words.base import AgentId, Word
 from groove_trio.words.errors import UnsafeState, shown
-from groove_trio.words.schemas import AgentId, AgentSpec, AgentState, Containment, Word
 
 STATE_DIR = ".groove"
 FORMAT = 1

@@ -46,19 +46,12 @@ from groove_trio.shell.starting import Starting
 from groove_trio.shell.store import Store
 from groove_trio.shell.table import AgentTable
 from groove_trio.shell.takeup import take_up
+from groove_trio.words.actors import SYSTEM, Actor
+from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, Containment, InstructRequest
+from groove_trio.words.base import AgentId
+from groove_trio.words.daemon import ProviderView
 from groove_trio.words.errors import Busy, Draining, GrooveError, UnknownAgent, WrongState
-from groove_trio.words.schemas import (
-    SYSTEM,
-    Actor,
-    AgentId,
-    AgentPatch,
-    AgentSpec,
-    AgentView,
-    Containment,
-    InstructRequest,
-    OutputPage,
-    ProviderView,
-)
+from groove_trio.words.output import OutputPage
 
 _log = logging.getLogger("groove_trio")
 

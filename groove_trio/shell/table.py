@@ -27,10 +27,13 @@ from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.output import OutputLog
 from groove_trio.shell.store import Store
+from groove_trio.words.actors import SYSTEM, Actor
+from groove_trio.words.agents import AgentSpec
+from groove_trio.words.audit import AuditEntry
+from groove_trio.words.base import AgentId
 from groove_trio.words.clock import rfc3339
 from groove_trio.words.errors import AuditUnavailable, NameTaken, UnknownAgent, shown
 from groove_trio.words.events import AgentAdded, AgentChanged, AgentRemoved, AgentStateChanged
-from groove_trio.words.schemas import SYSTEM, Actor, AgentId, AgentSpec, AuditEntry
 
 RETRY_S = 1.0
 """Between two tries to record what has happened."""

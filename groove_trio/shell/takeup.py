@@ -21,8 +21,9 @@ from groove_trio.shell.ending import end_leftovers
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.store import Loaded, Store
 from groove_trio.shell.table import AgentTable, now
+from groove_trio.words.actors import SYSTEM
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import GrooveError, OutOfResources, UnsafeState, WrongState
-from groove_trio.words.schemas import SYSTEM, AgentId
 
 LEFTOVER_GRACE_S = 1.0
 """What a process that nobody supervises any more gets between SIGTERM and SIGKILL."""

@@ -18,17 +18,11 @@ from typing import dataclass_transform
 import msgspec
 from msgspec import Struct
 
-from groove_trio.words.schemas import (
-    AgentId,
-    AgentState,
-    AgentView,
-    Decision,
-    Lease,
-    LocksView,
-    Operation,
-    OutputLine,
-    Source,
-)
+from groove_trio.words.agents import AgentState, AgentView
+from groove_trio.words.base import AgentId
+from groove_trio.words.knocks import Decision, Operation, Source
+from groove_trio.words.leases import Lease, LocksView
+from groove_trio.words.output import OutputLine
 
 
 def _camel(name: str) -> str:

@@ -19,7 +19,7 @@ import trio
 from groove_trio.config import Config
 from groove_trio.groove import Groove, open_groove
 from groove_trio.shell.procfs import read_children
-from groove_trio.words.schemas import AgentSpec
+from groove_trio.words.agents import AgentSpec
 
 AT_ONCE = 64
 

@@ -95,7 +95,7 @@ def serve_listener() -> None:
     from groove_trio.shell.listener import accept_connections
     from groove_trio.wire.http import Request, Response
     from groove_trio.wire.strict import decode
-    from groove_trio.words.schemas import KnockRequest
+    from groove_trio.words.knocks import KnockRequest
 
     fields = (JSON_TYPE,)
 

@@ -24,7 +24,7 @@ import trio
 from groove_trio.shell.census import Census
 from groove_trio.shell.identity import Identity
 from groove_trio.shell.spawning import raise_descriptor_limit
-from groove_trio.words.schemas import AgentId
+from groove_trio.words.base import AgentId
 
 ROUNDS = 200
 WANTED_US = 40.0

@@ -19,7 +19,10 @@ from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog, open_audit, verify_log
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.hub import Hub
-from groove_trio.words.schemas import OWNER, AgentId, AuditEntry, Knock, agent_actor
+from groove_trio.words.actors import OWNER, agent_actor
+from groove_trio.words.audit import AuditEntry
+from groove_trio.words.base import AgentId
+from groove_trio.words.knocks import Knock
 
 CALLERS = 200
 AGENT = AgentId("3fa9c21e")

@@ -20,7 +20,7 @@ import trio
 
 from groove_trio.config import Config
 from groove_trio.groove import Groove, open_groove
-from groove_trio.words.schemas import AgentPatch, AgentSpec
+from groove_trio.words.agents import AgentPatch, AgentSpec
 
 AGENTS = 4
 

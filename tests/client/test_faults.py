@@ -9,8 +9,8 @@ import pytest
 from groove_trio.client import problem_of
 from groove_trio.client.faults import decode_answer, error_from
 from groove_trio.words import errors
+from groove_trio.words.daemon import Health
 from groove_trio.words.errors import GrooveError, RemoteError
-from groove_trio.words.schemas import Health
 
 
 def _kinds() -> list[type[GrooveError]]:

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from groove_trio.client import connect_groove
+from groove_trio.words.agents import AgentSpec
 from groove_trio.words.errors import BadAnswer, BadRequest, Unreachable
-from groove_trio.words.schemas import AgentSpec
 
 SPEC = AgentSpec(role="tester", argv=["true"])
 ALIVE = {"ok": True}

@@ -12,15 +12,9 @@ import pytest
 from groove_trio.cli.launch import start_detached, stop_daemon
 from groove_trio.client import Client, connect_groove
 from groove_trio.words import errors
+from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, Restart
 from groove_trio.words.events import AgentAdded, AgentRemoved, Draining, OutputAppended, Snapshot
-from groove_trio.words.schemas import (
-    AgentPatch,
-    AgentSpec,
-    AgentView,
-    Denied,
-    Granted,
-    Restart,
-)
+from groove_trio.words.knocks import Denied, Granted
 
 Run = Callable[[Callable[[], Any]], Any]
 

@@ -16,17 +16,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from groove_trio.words.agents import AgentView
+from groove_trio.words.audit import Verification
+from groove_trio.words.daemon import ProviderView, Status
 from groove_trio.words.events import Envelope
-from groove_trio.words.schemas import (
-    AgentView,
-    Explanation,
-    Lease,
-    LocksView,
-    OutputLine,
-    ProviderView,
-    Status,
-    Verification,
-)
+from groove_trio.words.leases import Explanation, Lease, LocksView
+from groove_trio.words.output import OutputLine
 
 Daemon = Any  # of conftest.py, which cannot be imported
 ANSI = re.compile(r"\x1b")

@@ -4,8 +4,9 @@ import pytest
 
 from groove_trio.providers.base import Launch, Place, Provider, encode_line
 from groove_trio.providers.command import CommandProvider
+from groove_trio.words.agents import AgentSpec
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import BadRequest
-from groove_trio.words.schemas import AgentId, AgentSpec
 
 PLACE = Place(
     project="/p", cwd="/p", agent=AgentId("00000001"), name="a", url="http://127.0.0.1:1", tmp="/t"

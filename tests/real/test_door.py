@@ -19,8 +19,8 @@ from groove_trio.shell.holders import port_holder
 from groove_trio.shell.identity import identify
 from groove_trio.shell.listener import accept_connections
 from groove_trio.wire.http import Request, Response, Upgrade
+from groove_trio.words.actors import OWNER, Actor
 from groove_trio.words.errors import GrooveError, NotAdmitted
-from groove_trio.words.schemas import OWNER, Actor
 
 
 async def hello(request: Request, actor: Actor) -> Response:

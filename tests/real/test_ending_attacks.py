@@ -16,8 +16,8 @@ from groove_trio.shell.census import Census
 from groove_trio.shell.process import Tree, open_tree
 from groove_trio.shell.subreaper import subreaper
 from groove_trio.shell.takeup import end_one
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import OutOfResources
-from groove_trio.words.schemas import AgentId
 
 AGENT = AgentId("0badcafe")
 PROJECT = "/nowhere/in/particular"

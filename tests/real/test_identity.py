@@ -21,8 +21,9 @@ from groove_trio.api.routes import PARAMETER, ROUTES
 from groove_trio.shell.identity import Identity
 from groove_trio.shell.marks import Marks, read_limits
 from groove_trio.testing import lines_of, open_test_groove, wait_for_line
+from groove_trio.words.actors import OWNER
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import NotAdmitted
-from groove_trio.words.schemas import OWNER, AgentId
 
 NOBODY = 65534
 PYTHON = [sys.executable, "-I", "-S"]

@@ -13,8 +13,8 @@ from groove_trio.shell.census import Census
 from groove_trio.shell.lineage import attribute
 from groove_trio.shell.marks import Marks
 from groove_trio.shell.procfs import Process, read_process
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import NotAdmitted
-from groove_trio.words.schemas import AgentId
 
 AGENT = AgentId("3fa9c21e")
 

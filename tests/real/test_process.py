@@ -25,8 +25,8 @@ from groove_trio.shell.process import Tree, open_tree, signal_name
 from groove_trio.shell.procfs import Process, read_children, read_process, send
 from groove_trio.shell.spawning import raise_descriptor_limit
 from groove_trio.shell.subreaper import subreaper
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import OutOfResources, SpawnFailed
-from groove_trio.words.schemas import AgentId
 
 AGENT = AgentId("0badcafe")
 PROJECT = "/nowhere/in/particular"

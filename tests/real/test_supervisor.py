@@ -20,8 +20,9 @@ import trio
 from groove_trio.config import Config
 from groove_trio.groove import Groove, open_groove
 from groove_trio.shell.procfs import read_children, read_process
+from groove_trio.words.agents import AgentSpec, AgentView, Restart
 from groove_trio.words.errors import GrooveError, OutOfResources, OutsideProject, SpawnFailed
-from groove_trio.words.schemas import AgentSpec, AgentView, OutputLine, Restart
+from groove_trio.words.output import OutputLine
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -382,7 +383,7 @@ import sys, trio
 from pathlib import Path
 from groove_trio.config import Config
 from groove_trio.groove import open_groove
-from groove_trio.words.schemas import AgentSpec
+from groove_trio.words.agents import AgentSpec
 
 async def main():
     async with open_groove(Config(project=Path(sys.argv[1]), port=0)) as groove:

@@ -24,7 +24,9 @@ from groove_trio.rules.chain import (
     seal,
 )
 from groove_trio.rules.lifecycle import Trigger
-from groove_trio.words.schemas import OWNER, SYSTEM, AgentId, AuditEntry, agent_actor
+from groove_trio.words.actors import OWNER, SYSTEM, agent_actor
+from groove_trio.words.audit import AuditEntry
+from groove_trio.words.base import AgentId
 
 TIME = "2026-11-22T17:18:00.123456789Z"
 AGENT = AgentId("3fa9c21e")

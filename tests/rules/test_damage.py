@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from groove_trio.rules.chain import GENESIS, Record, Verifier, digest_of, open_line, seal
 from groove_trio.rules.damage import Damage
-from groove_trio.words.schemas import OWNER, AuditEntry
+from groove_trio.words.actors import OWNER
+from groove_trio.words.audit import AuditEntry
 
 TIME = "2026-11-22T17:18:00.123456789Z"
 ENTRY = AuditEntry(actor=OWNER, action="knock.granted")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from groove_trio.rules.locks import Declared, Held, LockTable
 from groove_trio.rules.owners import Overlap
 from groove_trio.rules.scopes import Scope, overlap
-from groove_trio.words.schemas import AgentId, LeaseId
+from groove_trio.words.base import AgentId
+from groove_trio.words.leases import LeaseId
 
 A, B = AgentId("aaaaaaaa"), AgentId("bbbbbbbb")
 SLOW_S = 1.0  # ten seconds were needed once

@@ -19,8 +19,8 @@ from groove_trio.rules.lifecycle import (
     diagram,
     step,
 )
+from groove_trio.words.agents import AgentState, Restart
 from groove_trio.words.errors import WrongState
-from groove_trio.words.schemas import AgentState, Restart
 
 STATES: tuple[AgentState, ...] = get_args(AgentState)
 TRIGGERS: tuple[Trigger, ...] = get_args(Trigger)

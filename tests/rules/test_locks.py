@@ -14,15 +14,10 @@ from groove_trio.rules.claims import Claims, condensed, covers
 from groove_trio.rules.locks import MAX_AGENT_CLAIMS, Barred, Declared, Held, LockTable
 from groove_trio.rules.owners import Overlap
 from groove_trio.rules.scopes import Scope
+from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS, parse_rfc3339, rfc3339
-from groove_trio.words.schemas import (
-    MAX_LEASE_PATHS,
-    AgentId,
-    Denied,
-    Granted,
-    Lease,
-    LeaseId,
-)
+from groove_trio.words.knocks import Denied, Granted
+from groove_trio.words.leases import MAX_LEASE_PATHS, Lease, LeaseId
 
 NOW = 1_795_367_880 * NS
 A, B, C = AgentId("aaaaaaaa"), AgentId("bbbbbbbb"), AgentId("cccccccc")

@@ -7,8 +7,9 @@ from groove_trio.rules.leases import Leases
 from groove_trio.rules.locks import Declared, LockTable
 from groove_trio.rules.patterns import flat
 from groove_trio.rules.scopes import Scope
+from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS
-from groove_trio.words.schemas import AgentId, LeaseId
+from groove_trio.words.leases import LeaseId
 
 A = AgentId("aaaaaaaa")
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from groove_trio.rules.scopes import Scope
+from groove_trio.words.agents import MAX_PATTERN, MAX_PATTERNS
 from groove_trio.words.errors import InvalidScope
-from groove_trio.words.schemas import MAX_PATTERN, MAX_PATTERNS
 
 
 @pytest.mark.parametrize(

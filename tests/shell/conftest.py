@@ -15,8 +15,10 @@ from groove_trio.shell.broker import Broker
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.process import Exit
 from groove_trio.shell.supervisor import Supervisor
+from groove_trio.words.actors import OWNER
+from groove_trio.words.agents import AgentSpec, AgentView
+from groove_trio.words.base import AgentId
 from groove_trio.words.events import AgentStateChanged, AnyEvent, OutputAppended
-from groove_trio.words.schemas import OWNER, AgentId, AgentSpec, AgentView
 
 
 class FakeTree:

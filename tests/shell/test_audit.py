@@ -19,9 +19,11 @@ from groove_trio.rules.chain import ACTIONS, Verifier
 from groove_trio.shell import segments
 from groove_trio.shell.audit import SEGMENT_BYTES, open_audit, verify_log
 from groove_trio.shell.segments import list_segments, read_page
+from groove_trio.words.actors import OWNER, SYSTEM, agent_actor
+from groove_trio.words.audit import AuditEntry, AuditPage
+from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS
 from groove_trio.words.errors import AlreadyRunning, AuditUnavailable, UnsafeState
-from groove_trio.words.schemas import OWNER, SYSTEM, AgentId, AuditEntry, AuditPage, agent_actor
 
 NOW = 1_795_367_880 * NS
 AGENTS = [AgentId("aaaaaaaa"), AgentId("bbbbbbbb")]

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from groove_trio.shell.audit import AuditLog, open_audit, verify_log
+from groove_trio.words.actors import OWNER
+from groove_trio.words.audit import AuditEntry
 from groove_trio.words.errors import AuditUnavailable
-from groove_trio.words.schemas import OWNER, AuditEntry
 
 ENTRY = AuditEntry(actor=OWNER, action="knock.granted")
 

@@ -23,6 +23,8 @@ from groove_trio.shell.audit import AuditLog, open_audit, verify_log
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.clerk import BATCH, CAPACITY
 from groove_trio.shell.segments import list_segments
+from groove_trio.words.actors import OWNER, SYSTEM, agent_actor
+from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS
 from groove_trio.words.errors import (
     AuditUnavailable,
@@ -39,17 +41,7 @@ from groove_trio.words.errors import (
     UnsafeState,
 )
 from groove_trio.words.events import AnyEvent, KnockDecided, LeaseDeclared, LeaseEnded
-from groove_trio.words.schemas import (
-    OWNER,
-    SYSTEM,
-    AgentId,
-    Decision,
-    Denied,
-    Granted,
-    Knock,
-    Operation,
-    agent_actor,
-)
+from groove_trio.words.knocks import Decision, Denied, Granted, Knock, Operation
 
 NOW = 1_795_367_880 * NS
 A, B = AgentId("aaaaaaaa"), AgentId("bbbbbbbb")

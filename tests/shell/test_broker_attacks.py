@@ -18,8 +18,10 @@ from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import open_audit, verify_log
 from groove_trio.shell.beneath import MAX_BENEATH
 from groove_trio.shell.broker import Broker
+from groove_trio.words.actors import OWNER
+from groove_trio.words.base import AgentId
 from groove_trio.words.events import AnyEvent
-from groove_trio.words.schemas import OWNER, AgentId, Decision, Denied, Granted, Knock, Operation
+from groove_trio.words.knocks import Decision, Denied, Granted, Knock, Operation
 
 A, B = AgentId("aaaaaaaa"), AgentId("bbbbbbbb")
 TMP = f".groove/agents/{A}/tmp"

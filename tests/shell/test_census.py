@@ -12,7 +12,7 @@ import trio.testing
 from groove_trio.shell.census import Census
 from groove_trio.shell.procfs import read_process
 from groove_trio.shell.subreaper import is_subreaper, subreaper
-from groove_trio.words.schemas import AgentId
+from groove_trio.words.base import AgentId
 
 
 async def test_callers_that_wait_together_share_one_look() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from groove_trio.shell.kinship import Kinship, Roll
 from groove_trio.shell.procfs import Process, parse_stat
-from groove_trio.words.schemas import AgentId
+from groove_trio.words.base import AgentId
 
 ME = 100
 OWN_SESSION = 90

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import trio
 
+from groove_trio.words.actors import OWNER
+from groove_trio.words.agents import AgentPatch, Restart
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import UnknownAgent, UnknownProvider, WrongState
 from groove_trio.words.events import AgentRemoved
-from groove_trio.words.schemas import OWNER, AgentId, AgentPatch, Restart
 
 Open = Callable[..., Any]
 

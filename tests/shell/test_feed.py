@@ -24,9 +24,11 @@ from groove_trio.shell.feed import (
 from groove_trio.shell.hub import Hub
 from groove_trio.wire.http import ClientConnection, Request, Switched, Upgrade
 from groove_trio.wire.ws import ClientSocket, Closed, Event, Ping, Pong, TextMessage
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import BadRequest, UpgradeRequired
 from groove_trio.words.events import AgentRemoved, Gap, OutputAppended, Snapshot
-from groove_trio.words.schemas import AgentId, LocksView, OutputLine
+from groove_trio.words.leases import LocksView
+from groove_trio.words.output import OutputLine
 
 START = 1000
 Pair = Callable[[], tuple[Any, Any]]

@@ -11,6 +11,7 @@ import trio.testing
 
 from groove_trio.shell.history import EVENT_WEIGHT, Published
 from groove_trio.shell.hub import Hub, Subscription
+from groove_trio.words.base import AgentId
 from groove_trio.words.events import (
     AgentRemoved,
     AnyEvent,
@@ -19,7 +20,8 @@ from groove_trio.words.events import (
     OutputAppended,
     Snapshot,
 )
-from groove_trio.words.schemas import AgentId, LocksView, OutputLine
+from groove_trio.words.leases import LocksView
+from groove_trio.words.output import OutputLine
 
 START = 1000
 

@@ -17,8 +17,8 @@ from groove_trio.rules.admission import Admission
 from groove_trio.shell.door import HOUSE_FIELDS, Door, Limits
 from groove_trio.shell.listener import accept_connections, serve_connection
 from groove_trio.wire.http import Request, Response, Upgrade
+from groove_trio.words.actors import Actor
 from groove_trio.words.errors import GrooveError, NoSuchRoute, NotAdmitted, UpgradeRequired
-from groove_trio.words.schemas import Actor
 
 HOST = b"Host: 127.0.0.1:31415\r\n"
 JSON = b"Content-Type: application/json\r\n"

@@ -13,7 +13,7 @@ import trio.testing
 
 from groove_trio.shell import output
 from groove_trio.shell.output import MAX_PAGE_BYTES, OutputLog, repair
-from groove_trio.words.schemas import MAX_PAGE
+from groove_trio.words.base import MAX_PAGE
 
 
 def texts(*lines: str) -> list[tuple[str, bool]]:

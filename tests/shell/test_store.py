@@ -9,8 +9,9 @@ import pytest
 
 from groove_trio.shell import store as module
 from groove_trio.shell.store import AgentStatus, Store
+from groove_trio.words.agents import AgentSpec, AgentState
+from groove_trio.words.base import AgentId
 from groove_trio.words.errors import UnsafeState
-from groove_trio.words.schemas import AgentId, AgentSpec, AgentState
 
 ONE, TWO = AgentId("00000001"), AgentId("0000000a")
 

@@ -10,6 +10,8 @@ import trio
 
 from groove_trio.shell.output import OutputLog
 from groove_trio.shell.store import Store
+from groove_trio.words.actors import OWNER
+from groove_trio.words.agents import AgentPatch, AgentSpec, Restart
 from groove_trio.words.errors import (
     AuditUnavailable,
     BadRequest,
@@ -27,7 +29,7 @@ from groove_trio.words.errors import (
     WrongState,
 )
 from groove_trio.words.events import AgentAdded, AgentChanged, AgentRemoved, OutputAppended
-from groove_trio.words.schemas import OWNER, AgentPatch, AgentSpec, OutputLine, Restart
+from groove_trio.words.output import OutputLine
 
 Open = Callable[..., Any]
 

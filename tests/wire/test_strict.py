@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from groove_trio.wire import strict
 from groove_trio.wire.strict import decode
+from groove_trio.words.agents import AgentSpec, Restart
+from groove_trio.words.base import Word
 from groove_trio.words.errors import BadRequest
-from groove_trio.words.schemas import AgentSpec, Knock, KnockRequest, Restart, Word
+from groove_trio.words.knocks import Knock, KnockRequest
 
 SPEC = b'{"role":"a","scope":["src/**"],"prompt":"say \\"hi\\"\\n","restart":{"mode":"always"}}'
 

@@ -25,7 +25,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -97,21 +97,18 @@ class Daemon:
         self.url = started.url
         self.port = int(started.url.rpartition(":")[2])
         self.log = project / ".groove/daemon.log"
+        self._link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         self.agents = [self.spawn(IDLE, name=name, scope=[f"{name}/**"]) for name in ("one", "two")]
         lease = {"agent": self.agents[0], "paths": ["shared.md"], "ttlS": 86_400}
         assert self.ask("POST", "/api/coordination/declare", lease)[0] == 200
         self.start_memory = 0
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """Asks as a normal client does, on a connection of its own."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
-        try:
-            data = None if body is None else json.dumps(body)
-            link.request(method, path, data, {"content-type": "application/json"})
-            answer = link.getresponse()
-            return answer.status, json.load(answer)
-        finally:
-            link.close()
+        """Asks as a normal client does, on one connection that is kept: nobody else's thread."""
+        data = None if body is None else json.dumps(body)
+        self._link.request(method, path, data, {"content-type": "application/json"})
+        answer = self._link.getresponse()
+        return answer.status, json.load(answer)
 
     def spawn(self, steps: list[dict[str, Any]], **spec: Any) -> str:
         """Spawns a scripted agent; gives its id."""
@@ -153,6 +150,10 @@ class Daemon:
                 each.sendall(b"GET /")
             self.ask("GET", "/api/audit/verify")
         self.start_memory = self.memory("VmRSS")
+
+    def stop(self) -> None:
+        self._link.close()
+        stop_daemon(self.project)
 
 
 class State(NamedTuple):
@@ -359,7 +360,7 @@ def _state(daemon: Daemon) -> State:
 
 
 @contextmanager
-def besieged(daemon: Daemon, records: frozenset[str] = REFUSALS) -> Iterator[Attack]:
+def besieged(daemon: Daemon, records: Set[str] = REFUSALS) -> Iterator[Attack]:
     """One attack; see this file's docstring.
 
     Args:
@@ -415,7 +416,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield started
         assert os.path.exists(f"/proc/{started.pid}"), "the daemon did not live"
     finally:
-        stop_daemon(project)
+        started.stop()
 
 
 @pytest.fixture

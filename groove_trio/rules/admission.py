@@ -13,7 +13,9 @@ a site may make its own name resolve to loopback (DNS rebinding). What the page 
 about three header fields that browsers write themselves:
 
 - ``Host`` must be an address the daemon is bound to, port included: a rebound name is not.
-- ``Origin``, where there is one, must be such an address too. ``null`` (a sandboxed frame, a
+- ``Origin``, where there is one, must be that very address, as ``Host`` spells it. The daemon's
+  other name is another origin to a browser, and may be another user's server: ``localhost`` is
+  also ``::1``, where anyone may listen on the same port number. ``null`` (a sandboxed frame, a
   file, a redirect) is foreign.
 - ``Sec-Fetch-Site``, where there is one, must say ``same-origin`` or ``none`` (typed into the
   address bar). Another port of localhost is ``same-site``, and foreign.
@@ -128,7 +130,7 @@ class Admission:
             The name ``localhost`` is the daemon's own where 127.0.0.1 or ``::1`` is.
     """
 
-    __slots__ = ("_hosts", "_origins", "_told")
+    __slots__ = ("_hosts", "_told")
 
     def __init__(self, binds: Iterable[tuple[str, int]]) -> None:
         hosts: list[str] = []
@@ -137,7 +139,6 @@ class Admission:
             if address in _CANONICAL_HOSTS:
                 hosts.append(f"localhost:{port}")
         self._hosts = frozenset(host.encode() for host in hosts)
-        self._origins = frozenset(b"http://" + host for host in self._hosts)
         self._told = " or ".join(dict.fromkeys(hosts))
 
     def admit(
@@ -184,8 +185,10 @@ class Admission:
                 f"The Host {_told(host)} is not this daemon's own, which is {self._told}."
             )
         origin = found.get(b"origin")
-        if origin is not None and origin not in self._origins:
-            return NotAdmitted(f"The Origin {_told(origin)} is not this daemon's own.")
+        if origin is not None and origin != b"http://" + host:
+            return NotAdmitted(
+                f"The Origin {_told(origin)} is not http:// and the Host {_told(host)}."
+            )
         site = found.get(b"sec-fetch-site")
         if site is not None and site not in _OWN_SITES:
             return NotAdmitted(f"A page of another site ({_told(site)}) made this request.")

@@ -163,9 +163,20 @@ def test_the_bound_address_decides_which_hosts_are_own() -> None:
 # Origin and Sec-Fetch-Site
 
 
-@pytest.mark.parametrize("origin", [b"http://127.0.0.1:31415", b"http://localhost:31415"])
-def test_own_origins_are_admitted(origin: bytes) -> None:
-    assert ask(headers=fields((b"origin", origin))) is None
+OWN_NAMES = (b"127.0.0.1:31415", b"localhost:31415")
+
+
+@pytest.mark.parametrize("host", OWN_NAMES)
+def test_an_origin_that_is_the_host_is_admitted(host: bytes) -> None:
+    assert ask(headers=fields((b"origin", b"http://" + host), host=host)) is None
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize(("host", "other"), [OWN_NAMES, OWN_NAMES[::-1]])
+def test_the_daemons_other_name_is_another_origin(host: bytes, other: bytes, method: str) -> None:
+    json = (b"content-type", b"application/json")
+    headers = fields((b"origin", b"http://" + other), json, host=host)
+    assert type(ask(method, headers=headers)) is NotAdmitted
 
 
 @pytest.mark.parametrize(

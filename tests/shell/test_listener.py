@@ -307,6 +307,7 @@ async def test_a_foreign_request_reaches_no_handler(what: str) -> None:
         (415, b"DELETE /x HTTP/1.1\r\n" + HOST + b"\r\n"),
         (415, b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n"),
         (413, b"POST /x HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 1048577\r\n\r\n"),
+        (417, b"GET / HTTP/1.1\r\n" + HOST + b"Expect: more\r\n\r\n"),
         (414, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
         (431, b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 9000 + b"\r\n\r\n"),
         (501, b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n"),
@@ -339,6 +340,7 @@ async def test_a_foreign_upload_is_refused_before_its_body() -> None:
     [
         b"Origin: http://evil.example\r\n",
         b"Origin: null\r\n",
+        b"Origin: http://localhost:31415\r\n",  # which another user may serve, on ::1
         b"Sec-Fetch-Site: same-site\r\n",
         b"X-Forwarded-For: 1.2.3.4\r\n",
         b"Origin: http://evil.example\r\nContent-Length: 5\r\n",
@@ -437,7 +439,7 @@ async def test_a_handler_may_say_otherwise() -> None:
 async def test_an_upgrade_is_handed_over_with_what_followed() -> None:
     house = House()
     async with calling(house) as peer:
-        await peer.send(UPGRADE + b"Origin: http://localhost:31415\r\n\r\nearly")
+        await peer.send(UPGRADE + b"Origin: http://127.0.0.1:31415\r\n\r\nearly")
         assert await peer.rest() == b"switched"
     assert house.upgraded[0].trailing == b"early"
     assert house.seen == []

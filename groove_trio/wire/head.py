@@ -21,6 +21,7 @@ from typing import NamedTuple
 from groove_trio.words.errors import (
     BadAnswer,
     BadRequest,
+    ExpectationFailed,
     GrooveError,
     HeadersTooLarge,
     NotImplementedHere,
@@ -114,7 +115,7 @@ def read_request(head: bytes, max_body: int) -> RequestHead:
     """Reads a whole request head, from the method to the empty line.
 
     Raises:
-        GrooveError: With the status to answer: 400, 413, 414, 431, 501 or 505.
+        GrooveError: With the status to answer: 400, 413, 414, 417, 431, 501 or 505.
     """
     if len(head) > MAX_LINE:
         _check_lines(head)
@@ -208,8 +209,14 @@ def _decides_nothing(headers: Headers, fields: dict[bytes, bytes]) -> bool:
 
 
 def _expects(fields: dict[bytes, bytes], version: bytes) -> bool:
-    # RFC 9110, section 10.1.1: ignored from HTTP/1.0, and other expectations may be
-    return version == b"1.1" and fields.get(b"expect", b"").lower() == b"100-continue"
+    # RFC 9110, section 10.1.1: what HTTP/1.0 expects is to be ignored, and whoever expects
+    # something else is better told that it will not come than left to find out
+    expected = fields.get(b"expect")
+    if expected is None or version != b"1.1":
+        return False
+    if expected.lower() != b"100-continue":
+        raise ExpectationFailed(f"Expect may say 100-continue, not {_show(expected)}.")
+    return True
 
 
 def _read_fields(block: bytes) -> tuple[Headers, dict[bytes, bytes]]:

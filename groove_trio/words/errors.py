@@ -192,6 +192,14 @@ class UnsupportedMediaType(GrooveError):
     title = "The body must be application/json"
 
 
+class ExpectationFailed(GrooveError):
+    """The request expects something else of the server than ``100-continue``."""
+
+    slug = "expectation-failed"
+    status = 417
+    title = "The server does not do what the request expects of it"
+
+
 class ContainmentUnavailable(GrooveError):
     """More containment was asked for than this machine gives; `available` lists what there is."""
 

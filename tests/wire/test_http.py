@@ -22,7 +22,7 @@ from groove_trio.wire.http import (
     ServerConnection,
     Upgrade,
 )
-from groove_trio.words.errors import GrooveError
+from groove_trio.words.errors import ExpectationFailed, GrooveError
 
 OK = Response(200, ((b"content-type", b"text/plain"),), b"yes")
 OK_BYTES = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nContent-Length: 3\r\n\r\nyes"
@@ -292,7 +292,6 @@ GOOD = {
     "keep-alive": get("/", "Connection: Keep-Alive"),
     "keep-alive with upgrade to nothing": get("/", "Connection: upgrade", "Upgrade: h2c"),
     "expect": post(b"abc", "Expect: 100-continue"),
-    "expect something else": post(b"abc", "Expect: more"),
     "chunks": chunked(b"3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n"),
     "no chunks": chunked(b"0\r\n\r\n"),
     "zeros before a chunk size": chunked(b"0003\r\nabc\r\n000\r\n\r\n"),
@@ -602,7 +601,6 @@ def test_a_client_that_waits_is_told_to_continue_once() -> None:
     [
         post(b"abc", "Expect: 100-continue")[:-1],
         post(b"abc")[:-3],
-        post(b"abc", "Expect: 200-maybe")[:-3],
         post(b"abc", "Expect: 100-continue").replace(b"1.1", b"1.0")[:-3],
     ],
 )
@@ -610,6 +608,25 @@ def test_a_client_that_does_not_wait_is_not_told(data: bytes) -> None:
     connection = received(data)
     assert connection.next_event() is NEED_DATA
     assert connection.wants_continue() is None
+
+
+@pytest.mark.parametrize(
+    "expected", ["", "200-maybe", "100-continue, more", "100-continue;q=1", "x" * 5000]
+)
+@pytest.mark.parametrize("body", [b"", b"abc"])
+def test_another_expectation_is_refused_before_the_body(expected: str, body: bytes) -> None:
+    connection = received(post(b"abc", f"Expect: {expected}")[:-3] + body)
+    with pytest.raises(ExpectationFailed) as caught:
+        connection.next_event()
+    assert caught.value.status == 417
+    assert len(caught.value.detail) < 300
+    assert connection.wants_continue() is None
+    assert connection.next_event() is CLOSED
+
+
+def test_what_http_1_0_expects_is_ignored() -> None:
+    data = post(b"abc", "Expect: more").replace(b"1.1", b"1.0")
+    assert isinstance(received(data).next_event(), Request)
 
 
 def test_a_body_too_large_is_refused_before_it_is_asked_for() -> None:

@@ -22,7 +22,7 @@ got the call. A number newer than `NEWEST` is absent, whatever it will mean.
 from __future__ import annotations
 
 import errno
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -51,6 +51,10 @@ class Test:
     values: tuple[int, ...]
     negate: bool = False
 
+    def holds(self, register: int) -> bool:
+        """Whether it holds for what a register has."""
+        return ((register & self.mask & 0xFFFFFFFF) in self.values) is not self.negate
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -70,13 +74,18 @@ class Call:
     answer: Answer = "knock"
     when: tuple[Test, ...] = ()
 
+    def holds(self, arguments: Sequence[int]) -> bool:
+        """Whether it is meant, of the calls of its number."""
+        return all(test.holds(arguments[test.argument]) for test in self.when)
+
     def number(self, architecture: Architecture) -> int | None:
         """Its number on an architecture, if it has one."""
         return self.x86_64 if architecture == "x86_64" else self.aarch64
 
 
-WRITE_INTENT: Final = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
-"""Flags of an open that can change something. Reads have none of them and are never stopped."""
+WRITE_INTENT: Final = 0o3 | 0o100 | 0o1000 | 0o20000000
+"""Flags of an open that can change something: O_ACCMODE, O_CREAT, O_TRUNC and __O_TMPFILE, the
+same on both architectures. Reads have none of them and are never stopped."""
 
 AF_UNIX: Final = 1
 NEW_NAMESPACES: Final = 0x7E020080
@@ -200,6 +209,10 @@ CALLS: Final[tuple[Call, ...]] = (
     Call("io_uring_setup", 425, 425, "absent"),
     Call("io_uring_enter", 426, 426, "absent"),
     Call("io_uring_register", 427, 427, "absent"),
+    # A sandbox inside this one would bind the caller, and not the daemon that performs for it.
+    Call("landlock_create_ruleset", 444, 444, "absent"),
+    Call("landlock_add_rule", 445, 445, "absent"),
+    Call("landlock_restrict_self", 446, 446, "absent"),
 )
 """Every call that does not simply go through. One call may stand here twice, with different
 conditions; the first that holds decides."""

@@ -1,0 +1,155 @@
+"""What the gate reads of a thread that the kernel holds for it: memory, directories, names.
+
+Everything is the caller's own word or the kernel's, read once and never again: what was read is
+what is decided on, and what is performed. Whether it was read of the caller itself, and not of
+a stranger who got its number after it was killed, the notification's id tells; ask
+`Notifications.holds` when all has been read.
+
+Every failure is the error number that the call gets, raised as `OSError`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from groove_trio.rules.calls import CWD
+from groove_trio.words.base import MAX_PATH
+
+PAGE = 4096
+"""Bytes read at a time: memory is there or not by pages, so a read never crosses into the next."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Piece(ctypes.Structure):  # struct iovec
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+_read_memory = _libc.process_vm_readv
+_read_memory.argtypes = (
+    ctypes.c_int,
+    ctypes.POINTER(_Piece),
+    ctypes.c_ulong,
+    ctypes.POINTER(_Piece),
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+_read_memory.restype = ctypes.c_ssize_t
+
+_PIDFD_GETFD = 438  # the same on all architectures
+_PIDFD_THREAD = os.O_EXCL  # of pidfd_open, Linux 6.9
+
+
+class Caller:
+    """A held thread. `pid` is its own number, not its process's."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def data(self, address: int, size: int) -> bytes:
+        """Exactly `size` bytes of its memory.
+
+        Raises:
+            OSError: EFAULT, they are not there; EPERM, it is not to be looked into.
+        """
+        if not address:
+            raise OSError(errno.EFAULT, "address 0")
+        buffer = ctypes.create_string_buffer(size)
+        if size and self._read(buffer, address, size) != size:
+            raise OSError(errno.EFAULT, "memory that is not there")
+        return buffer.raw
+
+    def text(self, address: int, most: int = MAX_PATH) -> str:
+        """A text that ends with a null byte, as Python names files.
+
+        Raises:
+            OSError: EFAULT, as `data`; ENAMETOOLONG, it has `most` bytes or more.
+        """
+        if not address:
+            raise OSError(errno.EFAULT, "address 0")
+        buffer = ctypes.create_string_buffer(PAGE)
+        read = b""
+        while len(read) < most:
+            got = self._read(buffer, address, PAGE - address % PAGE)
+            if got <= 0:
+                raise OSError(errno.EFAULT, "memory that is not there")
+            piece = ctypes.string_at(buffer, got)
+            end = piece.find(b"\0")
+            if end >= 0:
+                read += piece[:end]
+                break
+            read += piece
+            address += got
+        if len(read) >= most:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        return os.fsdecode(read)
+
+    def _read(self, buffer: ctypes.Array[ctypes.c_char], address: int, size: int) -> int:
+        here = _Piece(ctypes.addressof(buffer), size)
+        there = _Piece(address, size)
+        got: int = _read_memory(self.pid, here, 1, there, 1, 0)
+        if got < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return got
+
+    def directory(self, descriptor: int) -> int:
+        """What one of its descriptors, or `CWD`, means; a new O_PATH descriptor of ours.
+
+        Raises:
+            OSError: EBADF, it has no such descriptor.
+        """
+        place = "cwd" if descriptor == CWD else f"fd/{descriptor}"
+        try:
+            return os.open(f"/proc/{self.pid}/{place}", os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    def descriptor(self, number: int) -> int:
+        """A copy of one of its descriptors, which shares its file's state and flags.
+
+        Raises:
+            OSError: EBADF, it has no such descriptor.
+        """
+        try:
+            pidfd = os.pidfd_open(self.pid, _PIDFD_THREAD)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            pidfd = os.pidfd_open(self.process())
+        try:
+            copy: int = _libc.syscall(_PIDFD_GETFD, pidfd, number, 0)
+        finally:
+            os.close(pidfd)
+        if copy < 0:
+            fault = ctypes.get_errno()
+            raise OSError(fault, os.strerror(fault))
+        return copy
+
+    def umask(self) -> int:
+        """Its file mode creation mask."""
+        return int(self._status("Umask"), 8)
+
+    def process(self) -> int:
+        """The number of the process that the thread is of."""
+        return int(self._status("Tgid"))
+
+    def command(self) -> str:
+        """The name that its program goes by; a text of its own choice."""
+        try:
+            with open(f"/proc/{self.pid}/comm", encoding="utf-8", errors="replace") as file:
+                return file.read(64).strip()
+        except OSError:
+            return ""
+
+    def _status(self, name: str) -> str:
+        with open(f"/proc/{self.pid}/status", "rb") as file:
+            for line in file:
+                key, _, value = line.partition(b":")
+                if key == name.encode():
+                    return value.decode().strip()
+        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))

@@ -1,0 +1,126 @@
+"""The descriptor through which the kernel tells of held system calls, and takes the answers.
+
+See seccomp_unotify(2). The layouts are those of ``include/uapi/linux/seccomp.h``; they are the
+same on all 64-bit architectures.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import struct
+from typing import NamedTuple
+
+import trio
+
+RECEIVE = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
+SEND = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND
+IS_VALID = 0x40082102  # SECCOMP_IOCTL_NOTIF_ID_VALID
+ADD_FD = 0x40182103  # SECCOMP_IOCTL_NOTIF_ADDFD
+
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # id, pid, flags; number, architecture, ip, arguments
+_ANSWER = struct.Struct("=QqiI")  # id, value, error, flags
+_DESCRIPTOR = struct.Struct("=QIIII")  # id, flags, source, target, its flags
+_ID = struct.Struct("=Q")
+
+_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+_ADD_AND_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND
+
+
+class Notification(NamedTuple):
+    """A thread that is held in a system call. `pid` is the thread's; `id` is the hold's."""
+
+    id: int
+    pid: int
+    number: int
+    arguments: tuple[int, ...]
+
+
+class Notifications:
+    """The receiving end. Owns the descriptor; close it, and held calls fail with ENOSYS."""
+
+    __slots__ = ("_descriptor", "_poll")
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def close(self) -> None:
+        """Closes the descriptor and wakes who waits for it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            trio.lowlevel.notify_closing(descriptor)
+            os.close(descriptor)
+
+    async def receive(self) -> Notification | None:
+        """The next held call; None when no process is left that could make one.
+
+        Checkpoints only if it has to wait.
+
+        Raises:
+            trio.ClosedResourceError: `close` was called.
+        """
+        while True:
+            if self._descriptor < 0:
+                raise trio.ClosedResourceError("the gate was closed")
+            # The ioctl would wait for a call, and on kernels before 6.11 also for one that
+            # can't come any more.
+            events = self._poll.poll(0)
+            if not events:
+                await trio.lowlevel.wait_readable(self._descriptor)
+            elif not events[0][1] & select.POLLIN:
+                return None
+            elif (notification := self._take()) is not None:
+                return notification
+
+    def _take(self) -> Notification | None:
+        buffer = bytearray(_NOTIFICATION.size)
+        try:
+            fcntl.ioctl(self._descriptor, RECEIVE, buffer)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.EINTR}:  # the caller was killed meanwhile
+                return None
+            raise
+        number, pid, _, call, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+        return Notification(number, pid, call, tuple(arguments))
+
+    def holds(self, hold: int) -> bool:
+        """Whether the caller is still held: what was read of its pid was its own then."""
+        try:
+            fcntl.ioctl(self._descriptor, IS_VALID, _ID.pack(hold))
+        except OSError:
+            return False
+        return True
+
+    def answer(self, hold: int, value: int = 0) -> bool:
+        """Lets the call return a value; False if the caller is gone."""
+        return self._send(SEND, _ANSWER.pack(hold, value, 0, 0))
+
+    def fail(self, hold: int, number: int) -> bool:
+        """Lets the call fail with an error number; False if the caller is gone."""
+        return self._send(SEND, _ANSWER.pack(hold, 0, -number, 0))
+
+    def proceed(self, hold: int) -> bool:
+        """Lets the caller make the call itself; what its pointers hold may change before it does."""
+        return self._send(SEND, _ANSWER.pack(hold, 0, 0, _CONTINUE))
+
+    def hand_over(self, hold: int, descriptor: int, *, close_on_exec: bool) -> bool:
+        """Gives the caller a copy of a descriptor and lets the call return its number there.
+
+        The copy is put in place and the call answered in one step (Linux 5.14).
+        """
+        flags = os.O_CLOEXEC if close_on_exec else 0
+        message = _DESCRIPTOR.pack(hold, _ADD_AND_SEND, descriptor, 0, flags)
+        return self._send(ADD_FD, message)
+
+    def _send(self, request: int, message: bytes) -> bool:
+        try:
+            fcntl.ioctl(self._descriptor, request, message)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.EINPROGRESS, errno.EBADF}:
+                return False
+            raise
+        return True

@@ -179,5 +179,5 @@ def _at_or_of(directory: int, address: int, flags: int = 0) -> tuple[Where]:
 
 
 def _link_flags(flags: int) -> int:
-    """linkat does not follow unless told so, the other way round from all others."""
+    """The flags as all others have them: linkat follows only if told so."""
     return (flags & EMPTY_PATH) | (0 if flags & FOLLOW else NO_FOLLOW)

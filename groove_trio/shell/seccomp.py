@@ -104,7 +104,7 @@ class Notifications:
         return self._send(SEND, _ANSWER.pack(hold, 0, -number, 0))
 
     def proceed(self, hold: int) -> bool:
-        """Lets the caller make the call itself; what its pointers hold may change before it does."""
+        """Lets the caller make the call itself, with whatever its pointers mean by then."""
         return self._send(SEND, _ANSWER.pack(hold, 0, 0, _CONTINUE))
 
     def hand_over(self, hold: int, descriptor: int, *, close_on_exec: bool) -> bool:

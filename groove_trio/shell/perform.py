@@ -18,6 +18,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import stat
 import struct
 from collections.abc import Generator
@@ -51,8 +52,11 @@ _libc.linkat.argtypes = (
     ctypes.c_int,
 )
 
+_libc.connect.argtypes = _libc.bind.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+
 _CAPABILITIES = struct.pack("=II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
 _SET_FLAGS = os.O_APPEND | os.O_DIRECT | os.O_NOATIME | os.O_ASYNC
+_UNIX_PATH = 108  # unix(7)
 _NEVER = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ALWAYS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
@@ -156,7 +160,7 @@ def _complete(spot: Spot, mode: int) -> None:
     """Gives what was just created what our own mask took away."""
     if mode & OUR_UMASK:
         with _object(spot) as path:
-            os.chmod(path, mode)
+            os.chmod(path, mode | (os.stat(path).st_mode & 0o7000))  # a group that it inherited
 
 
 def remove(spot: Spot, *, directory: bool) -> None:
@@ -214,6 +218,41 @@ def remove_attribute(spot: Spot, name: bytes) -> None:
     """Removes an extended attribute."""
     with _object(spot) as path:
         os.removexattr(path, name)
+
+
+def control(descriptor: int, command: int, value: bytes) -> None:
+    """Performs an ioctl that takes a value and gives none back."""
+    fcntl.ioctl(descriptor, command, value)
+
+
+def connect(descriptor: int, address: bytes) -> None:
+    """Connects a socket to an address as the kernel takes it. May wait if the socket does."""
+    _check(_libc.connect(descriptor, address, len(address)))
+
+
+def connect_path(descriptor: int, spot: Spot) -> None:
+    """Connects a UNIX socket to the one that stands at a name. May wait if the socket does."""
+    with _object(spot) as path:
+        connect(descriptor, _unix(path))
+
+
+def bind(descriptor: int, address: bytes) -> None:
+    """Binds a socket to an address as the kernel takes it."""
+    _check(_libc.bind(descriptor, address, len(address)))
+
+
+def bind_path(descriptor: int, spot: Spot, mask: int) -> None:
+    """Creates a name for a UNIX socket; getsockname(2) will tell of our way to it."""
+    bind(descriptor, _unix(f"/proc/self/fd/{spot.parent}/{spot.name}"))
+    with _object(Spot(spot.parent, spot.name, spot.path, None)) as path:
+        os.chmod(path, 0o777 & ~mask)
+
+
+def _unix(path: str) -> bytes:
+    name = os.fsencode(path)
+    if len(name) >= _UNIX_PATH:
+        raise _error(errno.ENAMETOOLONG)
+    return struct.pack("=H", socket.AF_UNIX) + name + b"\0"
 
 
 @contextmanager

@@ -102,14 +102,21 @@ async def reach(caller: Caller, where: Where, held: ExitStack, *, follow: bool =
     if not where.address:
         return _of_descriptor(caller, where.directory, held)
     path = caller.text(where.address)
+    if not path and where.flags & EMPTY_PATH:
+        return _of_descriptor(caller, where.directory, held)
+    return await reach_path(caller, where.directory, path, held, follow=follow)
+
+
+async def reach_path(
+    caller: Caller, directory: int, path: str, held: ExitStack, *, follow: bool = True
+) -> Spot:
+    """As `reach`, for a path that was read already; relative ones are taken from `directory`."""
     if not path:
-        if where.flags & EMPTY_PATH:
-            return _of_descriptor(caller, where.directory, held)
         raise _error(errno.ENOENT)
     start = -1
     for _ in range(MAX_LINKS):
         if start < 0 and not path.startswith("/"):
-            start = caller.directory(where.directory)
+            start = caller.directory(directory)
             held.callback(os.close, start)
         above, name, slash = _split(path)
         parent = await _walk(start, above)

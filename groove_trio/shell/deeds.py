@@ -1,0 +1,361 @@
+"""From a held system call to what is to be asked and what is to be done.
+
+Each deed is planned by one function: it walks to what the caller means, gives the errors that
+the kernel would give before it changes anything (they need no decision), and says which
+operations on which paths the broker is to be asked about, and what performs them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from groove_trio.rules.calls import CWD, REMOVE_DIR, Deed, DeedName
+from groove_trio.rules.syscalls import FILE_IOCTLS
+from groove_trio.shell import perform
+from groove_trio.shell.caller import Caller
+from groove_trio.shell.reach import Spot, reach, reach_path
+from groove_trio.words.knocks import Operation
+
+MAX_VALUE: Final = 65_536  # of an extended attribute: XATTR_SIZE_MAX
+MAX_NAME: Final = 256  # of its name: XATTR_NAME_MAX and a null byte
+MAX_ADDRESS: Final = 128  # struct sockaddr_storage
+
+_SETFLAGS, _SETFLAGS_32, _FSSETXATTR = FILE_IOCTLS[:3]
+_IOCTL_SIZES: Final = {_SETFLAGS: 4, _SETFLAGS_32: 4, _FSSETXATTR: 28}
+
+RENAME_NOREPLACE: Final = 1
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be asked, and what is to be done when all of it is granted.
+
+    Attributes:
+        questions: Operations and where they are done.
+        act: Performs it; the descriptor of an open, else None. None: the caller makes the call
+            itself.
+        waits: Whether it may wait for somebody else.
+        itself: Whether the caller may make the call itself where the wall lets it: an open in
+            its own temporary directory, say.
+    """
+
+    questions: list[tuple[Operation, Spot]]
+    act: Callable[[], int | None] | None
+    waits: bool = False
+    itself: bool = False
+
+
+PROCEED: Final = Plan([], None)
+"""The caller makes the call itself."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A caller, what it asks for, and what is open for it while it waits.
+
+    `names` are the abstract addresses that its agent has bound.
+    """
+
+    caller: Caller
+    deed: Deed
+    stack: ExitStack
+    names: set[bytes]
+
+    async def spot(self, index: int = 0, *, follow: bool = True) -> Spot:
+        """Where one of the call's paths leads."""
+        where = self.deed.paths[index]
+        return await reach(self.caller, where, self.stack, follow=follow and where.follow)
+
+    def number(self, index: int) -> int:
+        """One of the deed's values."""
+        value = self.deed.values[index]
+        assert isinstance(value, int)
+        return value
+
+    def copy(self) -> int:
+        """A copy of the descriptor that the call is about."""
+        descriptor = self.caller.descriptor(self.deed.paths[0].directory)
+        self.stack.callback(os.close, descriptor)
+        return descriptor
+
+
+async def plan(held: Held) -> Plan:
+    """Plans what a caller asks for.
+
+    Raises:
+        OSError: The error that it gets without being decided on.
+    """
+    return await _PLANS[held.deed.name](held)
+
+
+async def _open(held: Held) -> Plan:
+    flags, mode = held.number(0), held.number(1)
+    if flags & os.O_PATH:
+        return PROCEED
+    if flags & os.O_TMPFILE == os.O_TMPFILE:
+        raise _error(errno.EOPNOTSUPP)  # as some file systems do; programs then use a name
+    fresh = flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL
+    spot = await held.spot(follow=not (flags & os.O_NOFOLLOW or fresh))
+    if spot.mode is None:
+        if not flags & os.O_CREAT:
+            raise _error(errno.ENOENT)
+        if spot.slash:
+            raise _error(errno.EISDIR)
+        mask = held.caller.umask()
+        act = partial(perform.open_new, spot, flags, mode, mask)
+        return Plan([("create", spot)], act, itself=True)
+    if fresh:
+        raise _error(errno.EEXIST)
+    _check_open(spot, flags)
+    if not flags & (os.O_ACCMODE | os.O_TRUNC):
+        return PROCEED  # there is nothing to create, so it is a read
+    act = partial(perform.open_existing, spot, flags)
+    return Plan([("write", spot)], act, waits=stat.S_ISFIFO(spot.mode), itself=True)
+
+
+def _check_open(spot: Spot, flags: int) -> None:
+    if spot.is_link:
+        raise _error(errno.ELOOP)
+    if spot.is_directory:
+        raise _error(errno.EISDIR)
+    if spot.slash or flags & os.O_DIRECTORY:
+        raise _error(errno.ENOTDIR)
+    if spot.mode is not None and stat.S_ISSOCK(spot.mode) and not spot.nameless:
+        raise _error(errno.ENXIO)
+
+
+async def _truncate(held: Held) -> Plan:
+    spot = _existing(await held.spot())
+    if spot.is_directory:
+        raise _error(errno.EISDIR)
+    if spot.mode is None or not stat.S_ISREG(spot.mode):
+        raise _error(errno.EINVAL)
+    length = held.number(0)
+    if length >= 1 << 63:
+        raise _error(errno.EINVAL)
+    return Plan([("write", spot)], partial(perform.truncate, spot, length))
+
+
+async def _mkdir(held: Held) -> Plan:
+    spot = _missing(await held.spot(follow=False))
+    mask = held.caller.umask()
+    return Plan([("create", spot)], partial(perform.make_directory, spot, held.number(0), mask))
+
+
+async def _mknod(held: Held) -> Plan:
+    spot = _missing(await held.spot(follow=False))
+    if spot.slash:
+        raise _error(errno.ENOENT)
+    mask = held.caller.umask()
+    act = partial(perform.make_node, spot, held.number(0), held.number(1), mask)
+    return Plan([("create", spot)], act)
+
+
+async def _symlink(held: Held) -> Plan:
+    target = held.caller.text(held.number(0))
+    spot = _missing(await held.spot(follow=False))
+    if not target or spot.slash:
+        raise _error(errno.ENOENT)
+    return Plan([("create", spot)], partial(perform.symlink, target, spot))
+
+
+async def _unlink(held: Held) -> Plan:
+    spot = _existing(await held.spot(follow=False))
+    directory = bool(held.number(0) & REMOVE_DIR)
+    if directory and not spot.is_directory:
+        raise _error(errno.ENOTDIR)
+    if not directory and spot.is_directory:
+        raise _error(errno.EISDIR)
+    return Plan([("delete", spot)], partial(perform.remove, spot, directory=directory))
+
+
+async def _rename(held: Held) -> Plan:
+    old = _existing(await held.spot(0, follow=False))
+    new = await held.spot(1, follow=False)
+    flags = held.number(0)
+    if flags & RENAME_NOREPLACE and new.mode is not None:
+        raise _error(errno.EEXIST)
+    if new.slash and not old.is_directory:
+        raise _error(errno.ENOTDIR)
+    if old.itself >= 0 or new.itself >= 0:
+        raise _error(errno.EXDEV)
+    return Plan([("rename", old), ("rename", new)], partial(perform.rename, old, new, flags))
+
+
+async def _link(held: Held) -> Plan:
+    old = _existing(await held.spot(0))
+    new = _missing(await held.spot(1, follow=False))
+    if old.is_directory:
+        raise _error(errno.EPERM)
+    if old.nameless or new.slash:
+        raise _error(errno.ENOENT)
+    # Whoever can write the new name can write the file, under all of its names.
+    return Plan([("write", old), ("create", new)], partial(perform.link, old, new))
+
+
+async def _chmod(held: Held) -> Plan:
+    spot = _existing(await held.spot())
+    return Plan([("metadata", spot)], partial(perform.change_mode, spot, held.number(0)))
+
+
+async def _chown(held: Held) -> Plan:
+    spot = _existing(await held.spot())
+    act = partial(perform.change_owner, spot, held.number(0), held.number(1))
+    return Plan([("metadata", spot)], act)
+
+
+async def _utime(held: Held) -> Plan:
+    times = _times(held)
+    spot = _existing(await held.spot())
+    return Plan([("metadata", spot)], partial(perform.change_times, spot, times))
+
+
+def _times(held: Held) -> bytes | None:
+    """What the caller's times come to as two ``struct timespec``."""
+    address, layout = held.number(0), held.deed.values[1]
+    if not address:
+        return None
+    if layout == "timespec":
+        return held.caller.data(address, 32)
+    if layout == "utimbuf":
+        access, change = struct.unpack("=qq", held.caller.data(address, 16))
+        return struct.pack("=qqqq", access, 0, change, 0)
+    a, a_micro, c, c_micro = struct.unpack("=qqqq", held.caller.data(address, 32))
+    if not (0 <= a_micro < 1_000_000 and 0 <= c_micro < 1_000_000):
+        raise _error(errno.EINVAL)
+    return struct.pack("=qqqq", a, a_micro * 1000, c, c_micro * 1000)
+
+
+async def _setxattr(held: Held) -> Plan:
+    name_at, value_at, size, flags = (held.number(index) for index in range(4))
+    if size > MAX_VALUE:
+        raise _error(errno.E2BIG)
+    name = os.fsencode(held.caller.text(name_at, MAX_NAME))
+    value = held.caller.data(value_at, size) if size else b""
+    spot = _existing(await held.spot())
+    return Plan([("metadata", spot)], partial(perform.set_attribute, spot, name, value, flags))
+
+
+async def _removexattr(held: Held) -> Plan:
+    name = os.fsencode(held.caller.text(held.number(0), MAX_NAME))
+    spot = _existing(await held.spot())
+    return Plan([("metadata", spot)], partial(perform.remove_attribute, spot, name))
+
+
+async def _ioctl(held: Held) -> Plan:
+    command, address = held.number(0), held.number(1)
+    size = _IOCTL_SIZES.get(command)
+    if size is None:
+        raise _error(errno.EPERM)
+    value = held.caller.data(address, size)
+    spot = await held.spot()
+    return Plan([("metadata", spot)], partial(perform.control, held.copy(), command, value))
+
+
+async def _connect(held: Held) -> Plan:
+    address = _address(held)
+    descriptor = held.copy()
+    waits = os.get_blocking(descriptor)
+    if _domain(descriptor) != socket.AF_UNIX or not _is_unix(address):
+        return Plan([], partial(perform.connect, descriptor, address), waits=waits)
+    if address[2:3] == b"\0":
+        if address[2:] not in held.names:
+            raise _error(errno.ECONNREFUSED)  # nobody of this agent's listens there
+        return Plan([], partial(perform.connect, descriptor, address), waits=waits)
+    path = os.fsdecode(address[2:].split(b"\0", 1)[0])
+    spot = _existing(await reach_path(held.caller, CWD, path, held.stack))
+    if spot.mode is None or not stat.S_ISSOCK(spot.mode):
+        raise _error(errno.ECONNREFUSED)
+    return Plan([("write", spot)], partial(perform.connect_path, descriptor, spot), waits=waits)
+
+
+async def _bind(held: Held) -> Plan:
+    address = _address(held)
+    descriptor = held.copy()
+    if _domain(descriptor) != socket.AF_UNIX or not _is_unix(address):
+        return PROCEED  # should it become a UNIX socket's meanwhile, the wall is in its way
+    if address[2:3] in {b"", b"\0"}:
+        return Plan([], partial(_bind_abstract, held, descriptor, address))
+    path = os.fsdecode(address[2:].split(b"\0", 1)[0])
+    spot = await reach_path(held.caller, CWD, path, held.stack, follow=False)
+    if spot.mode is not None:
+        raise _error(errno.EADDRINUSE)
+    act = partial(perform.bind_path, descriptor, spot, held.caller.umask())
+    return Plan([("create", spot)], act, itself=True)
+
+
+def _bind_abstract(held: Held, descriptor: int, address: bytes) -> None:
+    perform.bind(descriptor, address)
+    if len(address) > 2:  # noqa: PLR2004 - the family; alone, it asks for any free name
+        held.names.add(address[2:])
+
+
+def _address(held: Held) -> bytes:
+    address, size = held.number(0), held.number(1)
+    if size > MAX_ADDRESS:
+        raise _error(errno.EINVAL)
+    return held.caller.data(address, size)
+
+
+def _is_unix(address: bytes) -> bool:
+    return address[:2] == struct.pack("=H", socket.AF_UNIX)
+
+
+def _domain(descriptor: int) -> int:
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as copy:
+            return copy.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+    except OSError as error:
+        raise _error(error.errno or errno.ENOTSOCK) from error
+
+
+async def _leave(_: Held) -> Plan:  # noqa: RUF029 - as all others
+    return PROCEED
+
+
+def _existing(spot: Spot) -> Spot:
+    if spot.mode is None:
+        raise _error(errno.ENOENT)
+    if spot.slash and not spot.is_directory:
+        raise _error(errno.ENOTDIR)
+    return spot
+
+
+def _missing(spot: Spot) -> Spot:
+    if spot.mode is not None:
+        raise _error(errno.EEXIST)
+    return spot
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+_PLANS: Final[dict[DeedName, Callable[[Held], Awaitable[Plan]]]] = {
+    "open": _open,
+    "truncate": _truncate,
+    "mkdir": _mkdir,
+    "mknod": _mknod,
+    "unlink": _unlink,
+    "rename": _rename,
+    "link": _link,
+    "symlink": _symlink,
+    "chmod": _chmod,
+    "chown": _chown,
+    "utime": _utime,
+    "setxattr": _setxattr,
+    "removexattr": _removexattr,
+    "ioctl": _ioctl,
+    "connect": _connect,
+    "bind": _bind,
+    "leave": _leave,
+}

@@ -145,14 +145,42 @@ class Broker:
             return await self._deny(knock, denials.closing(knock.path))
         return await self._decision_of(request)
 
+    async def decide(self, knock: Knock) -> tuple[Decision, int]:
+        """As `knock`, for a caller that has more to do than to wait for the disk.
+
+        Returns:
+            The decision, and the number of its record; a denial is told only after `recorded`.
+            0: there is nothing to wait for.
+        """
+        request = KnockRequest(self._judge.plain(knock))
+        try:
+            await self._clerk.put(request)
+        except Draining:
+            return self._judge.fit(denials.closing(knock.path)), 0
+        return await self._outcome_of(request)
+
+    async def recorded(self, denied: Denied, seq: int) -> Denied:
+        """Waits until a denial of `decide` is on disk; the denial as it is to be told."""
+        return await self._recorded(denied, seq) if seq else denied
+
+    async def refused(self, agent: AgentId, call: str, pid: int, command: str) -> None:
+        """Records a call that no agent may make; on disk when this returns, if it can be."""
+        detail = {"call": call, "pid": pid, "tool": legible(command[:MAX_NAME])}
+        entry = AuditEntry(agent_actor(agent), GATE_REFUSE, agent, detail)
+        with suppress(AuditUnavailable), trio.move_on_after(RECORD_S):
+            await self._audit.durable(self._audit.append([entry]))
+
     async def _decision_of(self, request: KnockRequest) -> Decision:
+        decision, seq = await self._outcome_of(request)
+        return await self._recorded(decision, seq) if isinstance(decision, Denied) and seq else decision
+
+    async def _outcome_of(self, request: KnockRequest) -> tuple[Decision, int]:
         await request.wait()
         decision = request.decision
-        if isinstance(decision, Denied):
-            return await self._recorded(decision, request.seq) if request.seq else decision
-        if decision is None or not request.seq:  # the task broke before this was in the log
-            return self._judge.fit(denials.closing(request.knock.path))
-        return decision
+        if decision is None or not (request.seq or isinstance(decision, Denied)):
+            # the task broke before this was in the log
+            return self._judge.fit(denials.closing(request.knock.path)), 0
+        return decision, request.seq
 
     async def _deny(self, knock: Knock, denied: Denied) -> Denied:
         """A denial that the task takes no part in."""

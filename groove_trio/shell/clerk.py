@@ -222,6 +222,8 @@ def entry_of(knock: Knock, decision: Decision) -> AuditEntry:
         "source": knock.source,
         "tool": knock.tool,
     }
+    if knock.call:
+        detail["call"], detail["pid"] = knock.call, knock.pid
     if knock.actor.kind != "agent":
         detail["onBehalf"] = True
     return AuditEntry(

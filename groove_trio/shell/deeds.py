@@ -28,6 +28,7 @@ from groove_trio.words.knocks import Operation
 MAX_VALUE: Final = 65_536  # of an extended attribute: XATTR_SIZE_MAX
 MAX_NAME: Final = 256  # of its name: XATTR_NAME_MAX and a null byte
 MAX_ADDRESS: Final = 128  # struct sockaddr_storage
+MICRO: Final = 1_000_000
 
 _SETFLAGS, _SETFLAGS_32, _FSSETXATTR = FILE_IOCTLS[:3]
 _IOCTL_SIZES: Final = {_SETFLAGS: 4, _SETFLAGS_32: 4, _FSSETXATTR: 28}
@@ -43,15 +44,18 @@ class Plan:
         questions: Operations and where they are done.
         act: Performs it; the descriptor of an open, else None. None: the caller makes the call
             itself.
-        waits: Whether it may wait for somebody else.
+        waits: Whether it may wait for somebody else: in a thread, where it does not give up
+            with `perform.NOT_YET`.
         itself: Whether the caller may make the call itself where the wall lets it: an open in
             its own temporary directory, say.
+        flags: Of an open.
     """
 
     questions: list[tuple[Operation, Spot]]
     act: Callable[[], int | None] | None
     waits: bool = False
     itself: bool = False
+    flags: int = 0
 
 
 PROCEED: Final = Plan([], None)
@@ -112,14 +116,14 @@ async def _open(held: Held) -> Plan:
             raise _error(errno.EISDIR)
         mask = held.caller.umask()
         act = partial(perform.open_new, spot, flags, mode, mask)
-        return Plan([("create", spot)], act, itself=True)
+        return Plan([("create", spot)], act, itself=True, flags=flags)
     if fresh:
         raise _error(errno.EEXIST)
     _check_open(spot, flags)
     if not flags & (os.O_ACCMODE | os.O_TRUNC):
         return PROCEED  # there is nothing to create, so it is a read
     act = partial(perform.open_existing, spot, flags)
-    return Plan([("write", spot)], act, waits=stat.S_ISFIFO(spot.mode), itself=True)
+    return Plan([("write", spot)], act, itself=True, flags=flags)
 
 
 def _check_open(spot: Spot, flags: int) -> None:
@@ -230,7 +234,7 @@ def _times(held: Held) -> bytes | None:
         access, change = struct.unpack("=qq", held.caller.data(address, 16))
         return struct.pack("=qqqq", access, 0, change, 0)
     a, a_micro, c, c_micro = struct.unpack("=qqqq", held.caller.data(address, 32))
-    if not (0 <= a_micro < 1_000_000 and 0 <= c_micro < 1_000_000):
+    if not (0 <= a_micro < MICRO and 0 <= c_micro < MICRO):
         raise _error(errno.EINVAL)
     return struct.pack("=qqqq", a, a_micro * 1000, c, c_micro * 1000)
 
@@ -318,7 +322,7 @@ def _domain(descriptor: int) -> int:
         raise _error(error.errno or errno.ENOTSOCK) from error
 
 
-async def _leave(_: Held) -> Plan:  # noqa: RUF029 - as all others
+async def _leave(_: Held) -> Plan:
     return PROCEED
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -21,7 +21,7 @@ from groove_trio.shell.beneath import TooMany, names_beneath
 from groove_trio.shell.paths import resolve
 from groove_trio.words.actors import SYSTEM, Actor
 from groove_trio.words.base import MAX_NAME, MAX_PATH, AgentId
-from groove_trio.words.errors import BadRequest, OutsideProject
+from groove_trio.words.errors import BadRequest, OutsideProject, shown
 from groove_trio.words.knocks import Decision, Denied, Granted, Knock, Operation, Source
 from groove_trio.words.leases import Explanation
 
@@ -53,6 +53,10 @@ _SOURCES = frozenset(get_args(Source))
 _ON_THE_NAME = frozenset({"delete", "rename"})  # done to a link itself, not to its target
 
 
+class _OwnState(Exception):
+    """A path is where the agent's own provider keeps its state."""
+
+
 class Judge:
     """Decides knocks for agents whose working directories it knows. Does not checkpoint.
 
@@ -63,11 +67,13 @@ class Judge:
 
     Attributes:
         cwds: The agents' absolute working directories.
+        states: The absolute directories outside the project where their providers keep state.
     """
 
     def __init__(self, root: str, table: LockTable, hidden: Iterable[str] | None = None) -> None:
         self.root = root
         self.cwds: dict[AgentId, str] = {}
+        self.states: dict[AgentId, Sequence[str]] = {}
         self._table = table
         self._hidden = tuple(_at_home() if hidden is None else hidden)
         self._hidden_here = any(name.startswith(f"{root.rstrip('/')}/") for name in self._hidden)
@@ -87,7 +93,13 @@ class Judge:
         if cwd is None:
             return denials.unknown_agent(asked, agent)
         try:
-            path = resolve(self.root, cwd, asked, follow=operation not in _ON_THE_NAME)
+            path = (
+                self._from_root(agent, asked)
+                if knock.call
+                else resolve(self.root, cwd, asked, follow=operation not in _ON_THE_NAME)
+            )
+        except _OwnState as state:
+            return Granted(path=asked, rule=f"state of its provider: {state}")
         except OutsideProject as error:
             where = str(error.fields["resolved"])
             if operation != "read":
@@ -105,6 +117,22 @@ class Judge:
         if deep and isinstance(decision, Granted):
             return self._denied_beneath(agent, operation, path, now) or decision
         return decision
+
+    def _from_root(self, agent: AgentId, path: str) -> str:
+        """A path that the gate resolved, relative to the project root.
+
+        Raises:
+            OutsideProject: It is outside.
+            _OwnState: It is outside, where the agent's provider keeps its state.
+        """
+        if path.startswith(f"{self.root.rstrip('/')}/"):
+            return path[len(self.root.rstrip("/")) + 1 :]
+        if path == self.root:
+            return ""
+        for place in self.states.get(agent, ()):
+            if path.startswith(f"{place}/"):
+                raise _OwnState(place)
+        raise OutsideProject(f"{shown(path)} is outside the project.", resolved=path)
 
     def _hidden_by(self, path: str, where: str, tool: str) -> Denied | None:
         above = f"{where.rstrip('/')}/" if tool in _SEARCHES else None

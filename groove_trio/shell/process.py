@@ -207,13 +207,14 @@ async def open_tree(
     agent: AgentId,
     census: Census,
     descriptor_limit: int | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Tree:
     """Starts a program as the root of a new tree; returns when exec has succeeded.
 
     Never a shell: `argv` is handed to the kernel as it is, and a name without ``/`` is
     looked up in the ``PATH`` of `env`. A `cwd` given as a descriptor of a directory cannot
     be swapped for another before it is entered. Nothing of the daemon's is inherited but
-    the three pipes. A cancellation is noticed before the start only, so no process is lost.
+    the three pipes and what is named. A cancellation is noticed before the start only, so no process is lost.
 
     Args:
         argv: Program and arguments.
@@ -222,13 +223,14 @@ async def open_tree(
         agent: Whose tree it is.
         census: Where it is enrolled.
         descriptor_limit: Soft limit of descriptors for the tree, if not the daemon's own.
+        pass_fds: Descriptors that the root inherits beside the pipes, under the same numbers.
 
     Raises:
         SpawnFailed: The program or the directory is at fault; `errno` names how.
         OutOfResources: The machine is at fault.
     """
     place, path = (cwd, f"/proc/self/fd/{cwd}") if isinstance(cwd, int) else (None, cwd)
-    command = Command(list(argv), path, place, dict(env), descriptor_limit)
+    command = Command(list(argv), path, place, dict(env), descriptor_limit, tuple(pass_fds))
     await trio.lowlevel.checkpoint()
     # From here on no checkpoint: a census never sees a child that is not enrolled.
     try:

@@ -47,6 +47,7 @@ class Command:
     place: int | None
     env: dict[str, str]
     descriptor_limit: int | None
+    pass_fds: tuple[int, ...] = ()
 
 
 class Pipes:
@@ -101,6 +102,7 @@ def spawn(command: Command, pipes: Pipes) -> int:
         env=command.env,
         start_new_session=True,
         close_fds=True,
+        pass_fds=command.pass_fds,
     )
     # From here on the child is ours alone: Popen would warn about it, poll it and reap it.
     child.returncode = 0

@@ -18,6 +18,8 @@ class Knock(Word):
 
     `path` is absolute or relative to the agent's working directory. `tool` is the name the
     agent's own tool goes by, for the record. `actor` is who asked, `agent` whom it is about.
+    The gate asks about a path that is resolved already, for a `call` that thread `pid` makes;
+    its `tool` is the program's name.
     """
 
     agent: AgentId
@@ -26,6 +28,8 @@ class Knock(Word):
     actor: Actor
     source: Source
     tool: str = ""
+    call: str = ""
+    pid: int = 0
 
 
 class Granted(Word, tag="granted", tag_field="decision"):

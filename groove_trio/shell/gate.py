@@ -1,0 +1,269 @@
+"""The kernel's end of the knock: one gate for each agent that is held to level ``gate``.
+
+The kernel holds every thread of the agent's tree that makes a call of `rules.syscalls`, and
+tells of it here. The gate reads what the call means, knocks for it, and, when that is granted,
+performs it and lets the thread go on with the result. A thread that is denied gets EACCES, or
+EROFS for the daemon's own state. One that is killed meanwhile is let go of.
+
+What the gate cannot make out is refused. What goes wrong in one call stays in that call.
+
+Three kinds of place are told apart: what is no file of anybody's (a pipe, a terminal,
+``/dev/null``) is not asked about; in the agent's own temporary directory and its provider's
+state directories the caller may open what it was granted by itself, because the wall lets it
+write there and nowhere else; everywhere else the daemon performs.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+from groove_trio.rules.calls import FORMS
+from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, by_number
+from groove_trio.shell.caller import Caller
+from groove_trio.shell.deeds import Held, Plan, plan
+from groove_trio.shell.mounts import Mounts
+from groove_trio.shell.perform import is_privileged, unprivileged
+from groove_trio.shell.reach import Spot
+from groove_trio.shell.seccomp import Notification, Notifications
+from groove_trio.words.base import AgentId, agent_actor
+from groove_trio.words.knocks import Decision, Denied, Knock, Operation
+
+DEVICES: Final = frozenset(
+    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")
+)
+"""Character devices that hold nothing of anybody's; terminals of ``/dev/pts`` besides."""
+
+LOOK_AGAIN_S: Final = 0.02
+"""Between two looks whether a FIFO has a reader by now, or a lease was given up."""
+
+DENIALS_S: Final = 0.005
+"""Between two denials of one agent, once `DENIALS_AT_ONCE` are used up. Whoever asks faster waits
+longer for an answer: every denial is on record, and the record grows by 200 a second at most."""
+
+DENIALS_AT_ONCE: Final = 200
+
+THREADS: Final = 8
+"""Calls of one agent that may wait at a time for a network or a slow disk; others queue."""
+
+_NOT_YET = frozenset({errno.ENXIO, errno.EWOULDBLOCK})
+
+_log = logging.getLogger("groove_trio")
+
+
+class Answers(Protocol):
+    """The broker, as far as a gate is concerned."""
+
+    async def decide(self, knock: Knock) -> tuple[Decision, int]:
+        """Decides; gives the number of the record, 0 if there is none."""
+        ...
+
+    async def recorded(self, denied: Denied, seq: int) -> Denied:
+        """Waits until a denial is on disk."""
+        ...
+
+    async def refused(self, agent: AgentId, call: str, pid: int, command: str) -> None:
+        """Records a call that no agent may make."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Gate:
+    """Answers the held calls of one agent's tree.
+
+    Attributes:
+        agent: Whose gate it is.
+        notifications: Where calls are told of. Owned: closed when `run` ends.
+        broker: Whom it asks.
+        own: Absolute directories that the wall lets the agent's processes write by themselves.
+        state: The daemon's own directory in the project, which is not there for agents.
+        architecture: Whose numbers the calls have.
+        left: Told of each process that leaves its session or group.
+        testing: Whether the launcher still tries the sandbox out; see `confine.launch`.
+    """
+
+    agent: AgentId
+    notifications: Notifications
+    broker: Answers
+    own: Sequence[str]
+    state: str
+    architecture: Architecture
+    left: Callable[[int], None] = lambda _: None
+    testing: bool = True
+    _privileged: bool = field(default_factory=is_privileged)
+    _names: set[bytes] = field(default_factory=set[bytes])
+    _mounts: Mounts = field(default_factory=Mounts)
+    _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
+    _next_denial: float = 0.0
+
+    async def run(self) -> None:
+        """Answers until no process of the tree is left, or until cancelled."""
+        calls = by_number(self.architecture)
+        try:
+            async with trio.open_nursery() as nursery:
+                while (note := await self.notifications.receive()) is not None:
+                    meant = [call for call in calls[note.number] if call.holds(note.arguments)]
+                    if meant and meant[0].answer == "knock":
+                        await self._answer(note, meant[0].name, nursery)
+                    else:
+                        nursery.start_soon(self._refuse, note, meant[0].name if meant else "?")
+        finally:
+            self.notifications.close()
+
+    async def _answer(self, note: Notification, name: str, nursery: trio.Nursery) -> None:
+        """Plans one call and asks about it; then it is performed, here or in a task of its own."""
+        with ExitStack() as stack:
+            held = Held(Caller(note.pid), FORMS[name](note.arguments), stack, self._names)
+            try:
+                asked = await plan(held)
+                if not self.notifications.holds(note.id):
+                    return
+                if held.deed.name == "leave":
+                    self.left(note.pid)
+                denied, seq = await self._denied(held, asked, name)
+                if denied is not None:
+                    nursery.start_soon(self._deny, note, denied, seq)
+                elif self._may_wait(asked):
+                    nursery.start_soon(self._perform_patiently, note, asked, stack.pop_all())
+                else:
+                    self._perform(note, asked)
+            except OSError as error:
+                if error.errno in _NOT_YET and asked.flags and not asked.flags & os.O_NONBLOCK:
+                    nursery.start_soon(self._perform_patiently, note, asked, stack.pop_all())
+                else:
+                    self.notifications.fail(note.id, error.errno or errno.EACCES)
+            except Exception:  # one call, whatever is wrong with it: the gate goes on
+                _log.exception("a held %s could not be made out", name)
+                self.notifications.fail(note.id, errno.EACCES)
+
+    # Asking
+
+    async def _denied(self, held: Held, asked: Plan, name: str) -> tuple[Denied | None, int]:
+        """The first denial among the questions and the number of its record; None: granted."""
+        itself = asked.itself
+        command = ""
+        for operation, spot in asked.questions:
+            if self._is_nobodys(operation, spot):
+                itself = itself and not _is_file(spot)
+                continue
+            if self.testing and f"{spot.path}/".startswith(f"{self.state}/"):
+                return _tried(spot.path), 0
+            itself = itself and self._is_own(spot)
+            command = command or held.caller.command()
+            knock = Knock(
+                agent=self.agent,
+                operation=operation,
+                path=spot.path,
+                actor=agent_actor(self.agent),
+                source="gate",
+                tool=command,
+                call=name,
+                pid=held.caller.pid,
+            )
+            decision, seq = await self.broker.decide(knock)
+            if isinstance(decision, Denied):
+                return decision, seq
+        if itself:
+            asked.act = None
+        return None, 0
+
+    def _is_nobodys(self, operation: Operation, spot: Spot) -> bool:
+        """Whether it is no file that anybody could hold: it has no name, or is a plain device."""
+        if spot.nameless:
+            return True
+        if operation == "metadata" or spot.mode is None or not stat.S_ISCHR(spot.mode):
+            return False
+        return spot.path in DEVICES or spot.path.startswith("/dev/pts/")
+
+    def _is_own(self, spot: Spot) -> bool:
+        return any(spot.path.startswith(f"{place}/") for place in self.own)
+
+    async def _deny(self, note: Notification, denied: Denied, seq: int) -> None:
+        """Lets the call fail, when that is on record, and not faster than is good."""
+        await self._pace()
+        if seq:
+            await self.broker.recorded(denied, seq)
+        hidden = f"{self.state.rpartition('/')[2]}/"
+        number = errno.EROFS if denied.path.startswith(hidden) else errno.EACCES
+        self.notifications.fail(note.id, number)
+
+    async def _refuse(self, note: Notification, name: str) -> None:
+        await self._pace()
+        await self.broker.refused(self.agent, name, note.pid, Caller(note.pid).command())
+        self.notifications.fail(note.id, REFUSED_WITH)
+
+    async def _pace(self) -> None:
+        now = trio.current_time()
+        self._next_denial = max(self._next_denial, now - DENIALS_AT_ONCE * DENIALS_S) + DENIALS_S
+        await trio.sleep(max(0.0, self._next_denial - now))
+
+    # Performing
+
+    def _may_wait(self, asked: Plan) -> bool:
+        """Whether performing it may wait for somebody: a socket's peer, a file server."""
+        return asked.waits or (
+            asked.act is not None
+            and not all(self._mounts.local(spot) for _, spot in asked.questions)
+        )
+
+    def _perform(self, note: Notification, asked: Plan) -> None:
+        """Performs what waits for nobody."""
+        if asked.act is None:
+            self.notifications.proceed(note.id)
+        else:
+            self._give(note, asked, self._act(asked))
+
+    def _act(self, asked: Plan) -> int | None:
+        assert asked.act is not None
+        if not self._privileged:
+            return asked.act()
+        with unprivileged():
+            return asked.act()
+
+    def _give(self, note: Notification, asked: Plan, result: int | None) -> None:
+        if result is None:
+            self.notifications.answer(note.id)
+            return
+        try:
+            close_on_exec = bool(asked.flags & os.O_CLOEXEC)
+            self.notifications.hand_over(note.id, result, close_on_exec=close_on_exec)
+        finally:
+            os.close(result)
+
+    async def _perform_patiently(self, note: Notification, asked: Plan, stack: ExitStack) -> None:
+        """Performs what may take long, as long as the caller waits for it."""
+        with stack:
+            try:
+                while self.notifications.holds(note.id):
+                    try:
+                        result = await trio.to_thread.run_sync(
+                            self._act, asked, abandon_on_cancel=True, limiter=self._threads
+                        )
+                    except OSError as error:
+                        if error.errno not in _NOT_YET or not asked.flags:
+                            raise
+                        if asked.flags & os.O_NONBLOCK:
+                            raise
+                        await trio.sleep(LOOK_AGAIN_S)
+                    else:
+                        self._give(note, asked, result)
+                        return
+            except OSError as error:
+                self.notifications.fail(note.id, error.errno or errno.EACCES)
+
+
+def _is_file(spot: Spot) -> bool:
+    return spot.mode is not None and stat.S_ISREG(spot.mode)
+
+
+def _tried(path: str) -> Denied:
+    """What the launcher's own attempts get: they are on nobody's record but its own."""
+    return Denied(path=path, rule="canary", reason="", way_out="")

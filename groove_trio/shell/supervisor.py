@@ -34,7 +34,7 @@ from groove_trio.shell.holding import Holdings
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.launching import AVAILABLE, Launcher, OpenTree
 from groove_trio.shell.life import Life
-from groove_trio.shell.process import open_tree
+from groove_trio.shell.opening import open_tree
 from groove_trio.shell.starting import Starting
 from groove_trio.shell.store import Store
 from groove_trio.shell.table import AgentTable

@@ -744,8 +744,7 @@ async def test_a_fault_in_one_task_ends_that_agent_alone(
         house.trees[0].receive = broken
         house.trees[0].say(b"x\n")
         view = await house.until("worker-1", "failed")
-        assert view.reason is not None
-        assert "its task broke" in view.reason
+        assert view.reason == "its task broke: ZeroDivisionError"
         assert house.trees[0].signals == ["SIGKILL"]
         await trio.sleep(0.1)
         assert house.holders() == {"worker-2"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 
@@ -15,7 +16,12 @@ def innermost(error: BaseException) -> BaseException:
 
 def kinds(error: BaseException) -> str:
     """The type of an error, or those of all that a group holds: ``OSError, ValueError``."""
-    if not isinstance(error, BaseExceptionGroup):
-        return type(error).__name__
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    return ", ".join(dict.fromkeys(kinds(each) for each in group.exceptions))
+    return ", ".join(dict.fromkeys(type(each).__name__ for each in _lone(error)))
+
+
+def _lone(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _lone(each)
+    else:
+        yield error

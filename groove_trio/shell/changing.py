@@ -92,6 +92,7 @@ class Changing:
             await end_one(agent.id, self.census)
             seq = self.table.move(agent, "stop", actor, f"stopped by {actor}")
             await self.holdings.release(agent, "the agent is stopped", actor)
+            self.table.tell(agent)
         await self.table.save(agent)
         await self.table.durable(seq)
 
@@ -109,8 +110,8 @@ class Changing:
                 await end_one(agent.id, self.census)
                 _check_over(agent)
             seq = self.table.note(agent, "remove", actor, before=agent.state)
-            self.table.drop(agent)
             await self.holdings.release(agent, "the agent was removed", actor)
+            self.table.drop(agent)
             await erase(self.store, agent)
         await self.table.durable(seq)
 

@@ -93,6 +93,7 @@ class Life:
                 reason = f"its task broke: {kinds(fault)}"
                 await self.table.fact(agent, "crashed", reason, pid=None, ended=now())
         await self.release(agent, f"the agent is {agent.state}")
+        self.table.tell(agent)
 
     async def _turn(self, agent: Agent) -> bool:
         """One run and what comes of it; whether there is another."""

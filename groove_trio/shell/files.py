@@ -100,11 +100,20 @@ def ensure_private_dir(path: Path) -> None:
         OSError: It can't be made.
     """
     try:
-        path.mkdir(PRIVATE_DIR)
+        make_private_dir(path)
     except FileExistsError:
         if reason := _objection(path.lstat(), stat.S_IFDIR):
             raise _unsafe(path, reason) from None
-        return
+
+
+def make_private_dir(path: Path) -> None:
+    """Makes a directory that only we may enter, whatever the umask.
+
+    Raises:
+        FileExistsError: Something is there.
+        OSError: It can't be made.
+    """
+    path.mkdir(PRIVATE_DIR)
     if stat.S_IMODE(path.lstat().st_mode) != PRIVATE_DIR:  # a umask that takes from the owner
         path.chmod(PRIVATE_DIR)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import cast
 
 import trio
 
@@ -24,6 +23,7 @@ from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.daemonfile import DaemonFile, describe_self
 from groove_trio.shell.door import Door
+from groove_trio.shell.faults import innermost
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.identity import Identity
 from groove_trio.shell.listener import accept_connections
@@ -156,14 +156,6 @@ def let_out(held: list[BaseException]) -> None:
     """Raises what was held back until everything was closed."""
     for error in held:
         raise error
-
-
-def innermost(error: BaseException) -> BaseException:
-    """The error itself, or the one that a group of one holds, however deep."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    return innermost(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
 @contextmanager

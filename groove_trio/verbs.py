@@ -82,8 +82,9 @@ class Groove:
             handler=partial(answer, self),
             upgrade=partial(follow, self),
             refuse=problem,
-            identify=self._identify,
             check=parts.identity.check,
+            identify=parts.identity.whose,
+            record=self._record_stranger,
         )
         self._parts = parts
         self._opened_ns = time.time_ns()
@@ -243,14 +244,9 @@ class Groove:
         detail = {"method": method, "path": path[:MAX_NAME], "why": why}
         await self._parts.refusals.note(actor, detail)
 
-    async def _identify(self, stream: trio.abc.Stream) -> Actor:
-        try:
-            return await self._parts.identity.identify(stream)
-        except NotAdmitted as error:
-            refusal = error
+    async def _record_stranger(self, refusal: NotAdmitted) -> None:
         detail = {"why": refusal.detail, **refusal.fields}
         await self._parts.refusals.note(SYSTEM, detail, refusal.fields.get("uid"))
-        raise refusal
 
     def status(self) -> Status:
         """The daemon told."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 import anyio
@@ -51,7 +50,7 @@ _PASSING = (Unreachable, BadAnswer, Busy, Draining)
 """What another try may overcome."""
 
 
-class Feed:
+class Feed(anyio.abc.AsyncResource):
     """Events as they happen; an async context manager to iterate over. Not for two tasks at once.
 
     Ends when the daemon shuts down. While the caller is busy nothing is read; a caller that stays
@@ -76,15 +75,6 @@ class Feed:
         """Subscribes, as `open` does."""
         await self.open()
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes the connection."""
-        await self.aclose()
 
     async def open(self) -> None:
         """Subscribes: returns when the daemon has agreed, so that no event after that is missed.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from anyio.abc import AsyncResource
 
 from groove_trio.client.feed import Feed
 from groove_trio.words.agents import AgentState
@@ -29,7 +30,7 @@ ENDED: frozenset[AgentState] = frozenset(
 """States that nothing but the owner's word leads out of."""
 
 
-class Lines:
+class Lines(AsyncResource):
     """Lines as they are written; an async iterator. Not for two tasks at once.
 
     It subscribes first and reads the log second, so that no line falls between the two, and goes
@@ -51,19 +52,6 @@ class Lines:
         self._behind = True  # the log holds more than was fetched
         self._ended = False  # the agent has ended, and all it wrote is in the log
         self._over = False
-
-    async def __aenter__(self) -> Self:
-        """Holds it for the block."""
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes the subscription."""
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Closes the subscription. May be repeated."""

@@ -1,9 +1,10 @@
 """One agent as the table holds it: what was asked, how it stands, and what its task is reached by.
 
-Its record (`spec`, `status`) is changed by the table alone, in steps without a checkpoint. The
-rest is how verbs and the agent's task meet: `nudge` ends whatever wait the task is in, `settling`
-tells whoever asked for a start how it went, `done` is set when the task has ended and the scope
-is free. All of it is small, because there may be a thousand.
+Its record (`spec`, `status`) is changed by the table alone, in steps without a checkpoint. What
+others see is `told`, which lags behind an end until the scope is free: whoever is told of the
+end may take the scope. The rest is how verbs and the agent's task meet: `nudge` ends whatever
+wait the task is in, `settling` tells whoever asked for a start how it went, `done` is set when
+the task has ended and the scope is free. All of it is small, because there may be a thousand.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Agent:
     Attributes:
         spec: What was asked for, its name filled in.
         status: How it stands, as it is saved.
+        told: How it stands, as events and views have it.
         saved: The status that is on disk.
         saving: Held while the status is being saved.
         output: Its lines.
@@ -88,13 +90,14 @@ class Agent:
         "settling",
         "spec",
         "status",
+        "told",
         "tree",
         "waiting",
     )
 
     def __init__(self, spec: AgentSpec, status: AgentStatus, output: OutputLog) -> None:
         self.spec = spec
-        self.status = status
+        self.status = self.told = status
         self.saved: AgentStatus | None = None
         self.saving = trio.Lock()
         self.output = output
@@ -149,7 +152,7 @@ class Agent:
 
     def view(self) -> AgentView:
         """What anyone may see of it."""
-        spec, status = self.spec, self.status
+        spec, status = self.spec, self.told
         return AgentView(
             id=status.id,
             role=spec.role,

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 import trio
 
 from groove_trio.rules import denials
-from groove_trio.rules.chain import AGENT_SPAWN, legible
+from groove_trio.rules.chain import AGENT_SPAWN, GATE_REFUSE, legible
 from groove_trio.rules.locks import Declared, LockTable
 from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog
@@ -32,8 +32,9 @@ from groove_trio.shell.clerk import Clerk, entry_of
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.leasefile import LeaseFile
 from groove_trio.shell.slots import ChangeRequest, KnockRequest
-from groove_trio.words.actors import OWNER, Actor
-from groove_trio.words.base import AgentId
+from groove_trio.words.actors import OWNER, Actor, agent_actor
+from groove_trio.words.audit import AuditEntry
+from groove_trio.words.base import MAX_NAME, AgentId
 from groove_trio.words.errors import AuditUnavailable, BadRequest, Draining, OutOfResources, shown
 from groove_trio.words.events import AnyEvent
 from groove_trio.words.knocks import Decision, Denied, Knock

@@ -242,9 +242,9 @@ class Census:
         while True:
             await trio.sleep(_HASTE_S if self._reaped > _MANY_DEAD else self.sweep_s)
             self._reaped = 0
-            if self.kinship or self._roll.strangers or read_children(self.me):
-                # Out of descriptors: the next sweep may do better.
-                with contextlib.suppress(OSError):
+            # Out of descriptors: the next sweep may do better.
+            with contextlib.suppress(OSError):
+                if self.kinship or self._roll.strangers or read_children(self.me):
                     await self.refresh()
                     await self._end_strangers()
 

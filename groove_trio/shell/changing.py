@@ -1,6 +1,6 @@
-"""What is done to an agent that exists: stopped, laid to rest, changed, forgotten.
+"""The verbs for an agent that exists: stop, remove, instruct, patch.
 
-Everything here but `Changing.stop` runs in a task of the supervisor's, so it ends what it began
+What takes more than one step runs in a task of the supervisor's, so it ends what it began
 whoever stops waiting; and everything is recorded before it is done.
 """
 
@@ -14,16 +14,28 @@ from typing import Any
 
 import msgspec
 import trio
+from msgspec import UNSET
+from msgspec.structs import asdict
 
-from groove_trio.shell.agent import Agent
+from groove_trio.shell.agent import MAX_FOLLOW_UPS, Agent
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.holding import Holdings
+from groove_trio.shell.launching import Launcher, validated
 from groove_trio.shell.store import Store
 from groove_trio.shell.table import AgentTable
 from groove_trio.shell.takeup import end_one
+from groove_trio.shell.tasks import Tasks
 from groove_trio.words.actors import Actor
-from groove_trio.words.errors import AuditUnavailable, Draining, UnknownAgent, WrongState
+from groove_trio.words.agents import AgentPatch, AgentView, InstructRequest
+from groove_trio.words.errors import (
+    AuditUnavailable,
+    Busy,
+    Draining,
+    GrooveError,
+    UnknownAgent,
+    WrongState,
+)
 
 _log = logging.getLogger("groove_trio")
 
@@ -37,15 +49,28 @@ class Changing:
     broker: Broker
     holdings: Holdings
     census: Census
+    launcher: Launcher
+    tasks: Tasks
 
-    async def stop(
-        self, agent: Agent, actor: Actor, grace_s: float, nursery: trio.Nursery | None
-    ) -> None:
-        """Asks a live agent to stop; returns when its task has ended and its scope is free.
+    # Stopping
 
-        Raises:
-            AuditUnavailable: It could not be recorded; nothing was done.
-        """
+    async def stop(self, key: str, actor: Actor, grace_s: float | None) -> AgentView:
+        """Stops an agent, whether or not it lives; as `Supervisor.stop`."""
+        agent = self.table.get(key)
+        if agent.settling is not None and not agent.live:
+            with suppress(GrooveError):
+                await agent.settling.wait()
+        if agent.live:
+            await self._stop_live(agent, actor, agent.spec.grace_s if grace_s is None else grace_s)
+        elif agent.state in ("parked", "interrupted"):
+            await self.tasks.carry(self._lay_to_rest, agent, actor)
+        else:
+            agent.again = False
+            await agent.done.wait()
+        return agent.view()
+
+    async def _stop_live(self, agent: Agent, actor: Actor, grace_s: float) -> None:
+        """Asks a live agent to stop; returns when its task has ended and its scope is free."""
         done, seq = agent.done, 0
         if agent.state != "stopping":
             seq = self.table.move(agent, "stop", actor, f"stopped by {actor}")
@@ -53,44 +78,40 @@ class Changing:
         agent.grace_s = grace_s
         if agent.waiting is not None:
             agent.nudge()
-        elif agent.tree is not None and nursery is not None:
+        elif agent.tree is not None:
             # Its end is under way, perhaps with a longer grace.
-            nursery.start_soon(agent.tree.stop, grace_s)
+            self.tasks.begin(agent.tree.stop, grace_s)
         await self.table.durable(seq)
         await done.wait()
 
-    async def lay_to_rest(self, agent: Agent, actor: Actor) -> None:
-        """Stops an agent that no task stands behind, unless somebody else just has.
-
-        Raises:
-            WrongState: It is about to be started, or processes of it can't be ended.
-            UnknownAgent: Somebody else has just removed it.
-            AuditUnavailable: It could not be recorded; nothing was done.
-        """
+    async def _lay_to_rest(self, agent: Agent, actor: Actor) -> None:
+        """Stops an agent that no task stands behind, unless somebody else just has."""
         async with self._alone(agent):
             if agent.state not in ("parked", "interrupted"):
                 return
             await end_one(agent.id, self.census)
             seq = self.table.move(agent, "stop", actor, f"stopped by {actor}")
             await self.holdings.release(agent, "the agent is stopped", actor)
+            self.table.tell(agent)
         await self.table.save(agent)
         await self.table.durable(seq)
 
-    async def remove(self, agent: Agent, actor: Actor) -> None:
-        """Forgets an agent: name, scope, directory.
+    # Forgetting
 
-        Raises:
-            WrongState: It is live, or about to be, or processes of it can't be ended.
-            UnknownAgent: Somebody else has just removed it.
-            AuditUnavailable: It could not be recorded; nothing was done.
-        """
+    async def remove(self, key: str, actor: Actor) -> AgentView:
+        """Forgets an agent: name, scope, directory; as `Supervisor.remove`."""
+        agent = self.table.get(key)
+        await self.tasks.carry(self._remove, agent, actor)
+        return agent.view()
+
+    async def _remove(self, agent: Agent, actor: Actor) -> None:
         async with self._alone(agent):
             if agent.state == "interrupted":
                 await end_one(agent.id, self.census)
                 _check_over(agent)
             seq = self.table.note(agent, "remove", actor, before=agent.state)
-            self.table.drop(agent)
             await self.holdings.release(agent, "the agent was removed", actor)
+            self.table.drop(agent)
             await erase(self.store, agent)
         await self.table.durable(seq)
 
@@ -113,14 +134,33 @@ class Changing:
         finally:
             agent.done.set()
 
-    async def patch(self, agent: Agent, changes: dict[str, Any], actor: Actor) -> None:
-        """Changes parts of an agent's spec.
+    # Instructing and patching
 
-        Raises:
-            NameTaken: Another agent has the name.
-            UnknownAgent: Somebody else has just removed it.
-            AuditUnavailable: It could not be recorded; nothing was changed.
-        """
+    async def instruct(self, key: str, text: str, actor: Actor) -> AgentView:
+        """Hands a follow-up to a running, interactive agent; as `Supervisor.instruct`."""
+        text = validated(InstructRequest(text=text), InstructRequest).text
+        agent = self.table.get(key)
+        if agent.input is None or agent.state != "running":
+            doing = "reads no follow-ups" if agent.state == "running" else f"is {agent.state}"
+            raise WrongState(f"{agent.name} {doing}", state=agent.state)
+        data = self.launcher.provider(agent.spec.provider).instruct(text)
+        if agent.input.statistics().current_buffer_used >= MAX_FOLLOW_UPS:
+            detail = f"{agent.name} has not read its last {MAX_FOLLOW_UPS} follow-ups yet"
+            raise Busy(detail)
+        seq = self.table.note(agent, "instruct", actor, characters=len(text))
+        agent.input.send_nowait(data)
+        await self.table.durable(seq)
+        return agent.view()
+
+    async def patch(self, key: str, patch: AgentPatch, actor: Actor) -> AgentView:
+        """Changes parts of an agent's spec; as `Supervisor.patch`."""
+        patch = validated(patch, AgentPatch)
+        agent = self.table.get(key)
+        changes = {name: each for name, each in asdict(patch).items() if each is not UNSET}
+        await self.tasks.carry(self._patch, agent, changes, actor)
+        return agent.view()
+
+    async def _patch(self, agent: Agent, changes: dict[str, Any], actor: Actor) -> None:
         self.table.get(agent.id)
         before, after = agent.name, changes.get("name", agent.name)
         self.table.take_name(agent.id, after)

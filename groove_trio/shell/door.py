@@ -6,17 +6,23 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from enum import Enum
-from functools import lru_cache
-from typing import Protocol
+from functools import cached_property, lru_cache
 
 import trio
 
 from groove_trio.rules.admission import Admission
 from groove_trio.shell.identity import check, identify
-from groove_trio.wire.http import MAX_BODY, Request, Response, Upgrade
+from groove_trio.shell.limits import LIMITS, Limits
+from groove_trio.shell.places import Open, Place, Places
+from groove_trio.wire.http import Request, Response, Upgrade
 from groove_trio.words.actors import Actor
-from groove_trio.words.errors import GrooveError
+from groove_trio.words.errors import Busy, GrooveError, NotAdmitted, OutOfResources
+
+__all__ = ["CLOSE", "HOUSE_FIELDS", "Door", "Limits", "Open", "dress", "forget"]
+
+MAKE_ROOM = 4
+"""Idle connections closed at a time when descriptors run out: one makes room for a caller, three
+for a look at whether it is an agent."""
 
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 """Answers one admitted request. A `GrooveError` it raises becomes the answer."""
@@ -28,62 +34,55 @@ becomes the answer, so it raises one only before it has written anything."""
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one connection may take, and how many there may be. Times in seconds.
-
-    Attributes:
-        connections: Open at a time. nginx takes 512 for a worker.
-        turned_away: Connections over the cap that are told so at a time; any more are closed
-            without a word.
-        head_s: From a request's first byte, or from accept, to the end of its head. Apache's
-            RequestReadTimeout gives 20 to 40, gunicorn 30; a loopback head takes one packet.
-        body_s: From the end of the head to the end of the body. nginx gives 60 between reads.
-        idle_s: Between requests. nginx's keepalive_timeout.
-        write_s: For each 256 KiB of an answer to leave. nginx gives 60 between writes.
-        linger_s: How long a closed direction's rest is read away. nginx gives 5 between reads.
-        linger_bytes: How much of it.
-        body_bytes: Of one request. nginx's client_max_body_size.
-    """
-
-    connections: int = 256
-    turned_away: int = 64
-    head_s: float = 10.0
-    body_s: float = 30.0
-    idle_s: float = 75.0
-    write_s: float = 10.0
-    linger_s: float = 2.0
-    linger_bytes: int = 16 * 1024 * 1024
-    body_bytes: int = MAX_BODY
+async def forget(_refusal: NotAdmitted) -> None:
+    """Notes nothing."""
+    await trio.lowlevel.checkpoint()
 
 
-class Place(Enum):
-    """How far a new connection gets."""
+class _Crowd:
+    """Counts those who are inside its block; tells when they are few enough."""
 
-    INSIDE = "it is served"
-    THRESHOLD = "it is told that there is no room"
-    OUTSIDE = "it is closed without a word"
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._inside = 0
+        self._left = trio.Event()
 
+    async def bearable(self) -> None:
+        while self._inside >= self._size:
+            await self._left.wait()
 
-class Open(Protocol):
-    """An open connection, as far as the door is concerned."""
+    def __enter__(self) -> None:
+        self._inside += 1
 
-    def leave(self) -> None:
-        """Ends it now if nothing is being asked; otherwise its next answer is its last."""
+    def __exit__(self, *_: object) -> None:
+        self._inside -= 1
+        if self._inside == self._size - 1:
+            self._left.set()
+            self._left = trio.Event()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
     """All that the connections of one daemon share.
 
+    A caller passes in three steps, none of which reads a byte of it: `check` asks the kernel,
+    without waiting, whether it is this user's at all; `identify` finds out whether it is an
+    agent, which takes a look at who holds its socket once there are agents; and then `enter`
+    gives it a place, by who it is (`places`). At most `Limits.unknown` are between the first and
+    the last; while there are as many, the listener accepts nobody, so that callers wait in
+    the kernel's queue, in the order in which they came, and agents that come in crowds delay
+    the owner by the few milliseconds that a look takes.
+
     Attributes:
         admission: The rule for requests, made for the addresses that are bound.
         handler: Answers requests.
         upgrade: Takes WebSocket connections over.
         refuse: Writes an error as an answer.
-        identify: Tells who is at the other end of a new connection, before anything is read of
-            it; raises a `GrooveError` for whom there is nothing to say to but that.
-        check: Makes sure, without waiting, that the other end may be told that there is no room.
+        check: Makes sure, without waiting, that the other end is this user's, and gives its
+            inode, or None where there is no socket; raises a `GrooveError` for whom there is
+            nothing to say to but that.
+        identify: Tells whose that inode is; raises as `check`.
+        record: Notes that a caller was not let in.
         limits: What a connection may take.
     """
 
@@ -91,37 +90,89 @@ class Door:
     handler: Handler
     upgrade: Upgrader
     refuse: Callable[[GrooveError], Response]
-    identify: Callable[[trio.abc.Stream], Awaitable[Actor]] = identify
-    check: Callable[[trio.abc.Stream], None] = check
-    limits: Limits = Limits()
-    _open: set[Open] = field(default_factory=set[Open], init=False)
-    _turned_away: set[Open] = field(default_factory=set[Open], init=False)
+    check: Callable[[trio.abc.Stream], int | None] = check
+    identify: Callable[[int | None], Awaitable[Actor]] = identify
+    record: Callable[[NotAdmitted], Awaitable[None]] = forget
+    limits: Limits = LIMITS
     _draining: trio.Event = field(default_factory=trio.Event, init=False)
+
+    @cached_property
+    def hurried(self) -> Limits:
+        """What a connection in the reserve may take."""
+        return self.limits.hurried()
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.limits)
+
+    @cached_property
+    def _unknown(self) -> _Crowd:
+        return _Crowd(self.limits.unknown)
 
     @property
     def connections(self) -> int:
         """How many connections are open, WebSockets included."""
-        return len(self._open)
+        return len(self._places)
 
     @property
     def draining(self) -> bool:
         """Whether the door is being closed: every answer is a connection's last."""
         return self._draining.is_set()
 
-    def enter(self, connection: Open) -> Place:
-        """Takes a connection in, if there is room."""
-        if len(self._open) < self.limits.connections:
-            self._open.add(connection)
-            return Place.INSIDE
-        if len(self._turned_away) < self.limits.turned_away:
-            self._turned_away.add(connection)
-            return Place.THRESHOLD
-        return Place.OUTSIDE
+    async def ready(self) -> None:
+        """Waits while too many callers are being told apart. Does not checkpoint otherwise."""
+        await self._unknown.bearable()
+
+    async def recognise(self, stream: trio.abc.Stream) -> Actor:
+        """Tells who has come.
+
+        Raises:
+            NotAdmitted: Another user, or nobody can tell.
+            OutOfResources: There is no descriptor to look with.
+            trio.BrokenResourceError: Nobody is there any more.
+        """
+        inode = self.check(stream)
+        with self._unknown:
+            try:
+                return await self.identify(inode)
+            except OutOfResources as error:
+                refusal = error
+            if not await self.make_room():
+                raise refusal
+            return await self.identify(inode)
+
+    def enter(self, connection: Open, actor: Actor) -> Limits:
+        """Takes a connection in.
+
+        Returns:
+            What it is held to: `limits`, or `hurried` if it got a place in the reserve.
+
+        Raises:
+            Busy: There is no place for it.
+        """
+        match self._places.take(connection, actor):
+            case Place.GENERAL:
+                return self.limits
+            case Place.RESERVE:
+                return self.hurried
+            case Place.NONE:
+                raise Busy("All connections are taken; try again shortly.")
+
+    def turn_away(self, connection: Open) -> bool:
+        """Whether there is room to tell a caller why it is not let in."""
+        return self._places.turn_away(connection)
+
+    async def make_room(self) -> bool:
+        """Frees some descriptors by closing idle connections; whether there were any."""
+        if not sum(self._places.evict() for _ in range(MAKE_ROOM)):
+            return False
+        for _ in range(2):  # their tasks have run by then: trio runs all that can, in any order
+            await trio.lowlevel.checkpoint()
+        return True
 
     def exit(self, connection: Open) -> None:
         """Lets a connection go."""
-        self._open.discard(connection)
-        self._turned_away.discard(connection)
+        self._places.free(connection)
 
     def drain(self) -> None:
         """Closes idle connections, and busy ones after the answer they wait for.
@@ -130,7 +181,7 @@ class Door:
         WebSocket ends when its subscription does.
         """
         self._draining.set()
-        for connection in list(self._open):
+        for connection in self._places.everyone():
             connection.leave()
 
 

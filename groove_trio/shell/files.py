@@ -38,7 +38,7 @@ def write_atomic(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
     )
     try:
         try:
-            _fix_mode(descriptor, mode)
+            fix_mode(descriptor, mode)
             write_all(descriptor, data)
             os.fsync(descriptor)
         finally:
@@ -100,11 +100,20 @@ def ensure_private_dir(path: Path) -> None:
         OSError: It can't be made.
     """
     try:
-        path.mkdir(PRIVATE_DIR)
+        make_private_dir(path)
     except FileExistsError:
         if reason := _objection(path.lstat(), stat.S_IFDIR):
             raise _unsafe(path, reason) from None
-        return
+
+
+def make_private_dir(path: Path) -> None:
+    """Makes a directory that only we may enter, whatever the umask.
+
+    Raises:
+        FileExistsError: Something is there.
+        OSError: It can't be made.
+    """
+    path.mkdir(PRIVATE_DIR)
     if stat.S_IMODE(path.lstat().st_mode) != PRIVATE_DIR:  # a umask that takes from the owner
         path.chmod(PRIVATE_DIR)
 
@@ -125,7 +134,7 @@ def _accept(path: Path, descriptor: int) -> None:
     if reason := _objection(status, stat.S_IFREG):
         raise _unsafe(path, reason)
     if not status.st_size:
-        _fix_mode(descriptor, PRIVATE_FILE)
+        fix_mode(descriptor, PRIVATE_FILE)
 
 
 def _objection(status: os.stat_result, kind: int) -> str | None:
@@ -140,7 +149,8 @@ def _objection(status: os.stat_result, kind: int) -> str | None:
     return None
 
 
-def _fix_mode(descriptor: int, mode: int) -> None:
+def fix_mode(descriptor: int, mode: int) -> None:
+    """Gives a file just made the mode that it was to be made with."""
     # The mode at creation was never wider than `mode`; a umask can only have made it narrower.
     if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
         os.fchmod(descriptor, mode)

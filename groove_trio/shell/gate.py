@@ -34,7 +34,8 @@ from groove_trio.shell.mounts import Mounts
 from groove_trio.shell.perform import is_privileged, unprivileged
 from groove_trio.shell.reach import Spot
 from groove_trio.shell.seccomp import Notification, Notifications
-from groove_trio.words.base import AgentId, agent_actor
+from groove_trio.words.actors import agent_actor
+from groove_trio.words.base import AgentId
 from groove_trio.words.knocks import Decision, Denied, Knock, Operation
 
 DEVICES: Final = frozenset(

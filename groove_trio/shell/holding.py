@@ -56,6 +56,7 @@ class Holdings:
             except Draining:
                 return
             except AuditUnavailable as error:
+                self._table.tell(agent)  # nobody can take the scope without a log either
                 if self._table.closing:
                     _log.warning("the scope of %s is not given back: %s", agent.name, error)
                     return

@@ -2,8 +2,7 @@
 
 The working directory is resolved at each start, opened, and looked at once more through its
 descriptor; the child enters that descriptor, so nobody can swap it for a link to elsewhere in
-between. The environment is an allow-list: of the daemon's own variables an agent gets the ones
-every program needs, and none of its secrets.
+between.
 """
 
 from __future__ import annotations
@@ -18,18 +17,17 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from groove_trio.providers.base import (
-    INHERITED,
-    INHERITED_PREFIX,
-    SET_BY_US,
     Launch,
     Place,
     Provider,
 )
 from groove_trio.rules.scopes import Scope
 from groove_trio.shell.agent import Agent
-from groove_trio.shell.census import AGENT_VARIABLE, PROJECT_VARIABLE, Census
+from groove_trio.shell.census import Census
+from groove_trio.shell.environment import check_environment, environment
+from groove_trio.shell.opening import open_tree
 from groove_trio.shell.paths import resolve
-from groove_trio.shell.process import Tree, open_tree
+from groove_trio.shell.process import Tree
 from groove_trio.shell.store import Store
 from groove_trio.words.agents import AgentSpec, Containment
 from groove_trio.words.base import AgentId, Word
@@ -53,7 +51,7 @@ _log = logging.getLogger("groove_trio")
 
 
 class OpenTree(Protocol):
-    """`process.open_tree`, or what stands for it in a test."""
+    """`opening.open_tree`, or what stands for it in a test."""
 
     def __call__(
         self,
@@ -222,37 +220,6 @@ def open_directory(path: str) -> int:
         os.close(descriptor)
         raise OutsideProject(f"the working directory {shown(path)} was swapped for another")
     return descriptor
-
-
-def environment(
-    ours: Mapping[str, str], spec: AgentSpec, launch: Launch, place: Place
-) -> dict[str, str]:
-    """The whole environment of an agent: inherited, then the spec's, the provider's, ours."""
-    inherited = {
-        name: value
-        for name, value in ours.items()
-        if name in INHERITED or name.startswith(INHERITED_PREFIX) or name in launch.inherit
-    }
-    fixed = {
-        "GROOVE_URL": place.url,
-        AGENT_VARIABLE: place.agent,
-        "GROOVE_NAME": place.name,
-        PROJECT_VARIABLE: place.project,
-        "TMPDIR": place.tmp,
-    }
-    return {**inherited, **spec.env, **launch.env, **fixed}
-
-
-def check_environment(spec: AgentSpec) -> None:
-    """Refuses variables that only the daemon may set.
-
-    Raises:
-        BadRequest: The spec sets one.
-    """
-    taken = sorted(SET_BY_US.intersection(spec.env))
-    if taken:
-        names = ", ".join(taken)
-        raise BadRequest(f"env can't set {names}: the daemon sets it itself", field="env")
 
 
 def validated(value: W, kind: type[W]) -> W:

@@ -27,6 +27,7 @@ import trio
 from groove_trio.providers.base import Launch
 from groove_trio.rules.lifecycle import Park, RestartIn, Stay
 from groove_trio.shell.agent import MAX_FOLLOW_UPS, Agent, tell_exit
+from groove_trio.shell.faults import kinds
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.process import Exit, Tree
 from groove_trio.shell.table import AgentTable, now
@@ -89,9 +90,10 @@ class Life:
             _log.exception("the task of agent %s broke", agent.name)
             agent.failure = GrooveError(f"the task of agent {agent.name} broke")
             if agent.live:
-                reason = f"its task broke: {type(fault).__name__}"
+                reason = f"its task broke: {kinds(fault)}"
                 await self.table.fact(agent, "crashed", reason, pid=None, ended=now())
         await self.release(agent, f"the agent is {agent.state}")
+        self.table.tell(agent)
 
     async def _turn(self, agent: Agent) -> bool:
         """One run and what comes of it; whether there is another."""

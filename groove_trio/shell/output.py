@@ -23,6 +23,7 @@ from typing import BinaryIO
 import msgspec
 import trio
 
+from groove_trio.shell.files import PRIVATE_FILE, fix_mode
 from groove_trio.words.clock import rfc3339
 from groove_trio.words.output import OutputLine, OutputPage, Stream
 
@@ -132,9 +133,11 @@ class OutputLog:
 def _append(path: Path, lines: list[OutputLine]) -> None:
     data = _encoder.encode_lines(lines)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(path, flags, 0o600)
+    file = os.open(path, flags, PRIVATE_FILE)
     try:
         before = os.fstat(file).st_size
+        if not before:
+            fix_mode(file, PRIVATE_FILE)
         try:
             written = os.write(file, data)
             while written < len(data):

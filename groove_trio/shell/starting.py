@@ -1,144 +1,95 @@
-"""How agents come to run: a new one, one that is over, one that a dead daemon left behind.
+"""The verbs that start agents: spawn, restart, resume.
 
-Each start is a task of the supervisor's nursery that becomes the agent's own. It goes on
-whatever becomes of the caller, so nothing is ever left half done; the outcome goes to
-`Agent.settling`. What fails on the way is undone in the reverse order before it is told.
+The way of a spawn, each step with what refuses it:
+
+```
+Starting.spawn        the spec is checked, a name is taken             400, 409, 422
+└ Tending.bring_up    the scope is held, the directory made            409, 503
+  └ Life.lead         from here on the task is the agent's own
+    └ Launcher.start  argv and environment from the provider           400, 422
+      └ open_tree     pipes, fork, exec, enrolment                     422, 503
+```
+
+A verb waits for the outcome and no longer: whoever stops waiting changes nothing. Only a spawn
+is taken back if its caller is gone before it has its answer, since nobody would know of the
+agent.
 """
 
 from __future__ import annotations
 
-import errno
+import logging
 from dataclasses import dataclass
 
-import msgspec
 import trio
 
-from groove_trio.rules.chain import AGENT_RESTORE, AGENT_SPAWN
-from groove_trio.rules.lifecycle import Trigger
-from groove_trio.shell.agent import Agent, as_told
-from groove_trio.shell.census import Census
-from groove_trio.shell.changing import erase
-from groove_trio.shell.holding import Holdings
-from groove_trio.shell.life import FRESH, Life
-from groove_trio.shell.store import AgentStatus, Store
-from groove_trio.shell.table import AgentTable, now
-from groove_trio.shell.takeup import end_one
-from groove_trio.words.actors import Actor
-from groove_trio.words.agents import AgentSpec, Containment
-from groove_trio.words.errors import Draining, GrooveError, OutOfResources, WrongState
+from groove_trio.rules.lifecycle import Trigger, step
+from groove_trio.shell.agent import Agent, Settling
+from groove_trio.shell.changing import Changing
+from groove_trio.shell.launching import Launcher
+from groove_trio.shell.table import AgentTable
+from groove_trio.shell.tasks import Tasks
+from groove_trio.shell.tending import Tending
+from groove_trio.words.actors import SYSTEM, Actor
+from groove_trio.words.agents import AgentSpec, AgentView
+from groove_trio.words.errors import GrooveError
+
+_log = logging.getLogger("groove_trio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starting:
-    """Brings agents up; `bring_up` and `again` are tasks and raise nothing but cancellation."""
+    """Asks for starts, and tells how they went."""
 
     table: AgentTable
-    store: Store
-    holdings: Holdings
-    census: Census
-    life: Life
+    launcher: Launcher
+    tending: Tending
+    changing: Changing
+    tasks: Tasks
 
-    def make(self, spec: AgentSpec, containment: Containment) -> Agent:
-        """A new agent under a name of its own, not yet in the table.
-
-        Raises:
-            NameTaken: Another agent has the name.
-        """
-        number, name = self.table.claim(spec)
-        status = AgentStatus(id=number, state="starting", containment=containment, created=now())
-        spec = msgspec.structs.replace(spec, name=name)
-        agent = Agent(spec, status, self.table.new_log(number))
-        agent.saved = status
-        agent.newborn = agent.promised = True
-        return agent
-
-    async def bring_up(self, agent: Agent, actor: Actor) -> None:
-        """Admits a new agent, leads it to its end, and undoes all if it never ran."""
+    async def spawn(self, spec: AgentSpec, actor: Actor) -> AgentView:
+        """Starts a new agent; as `Supervisor.spawn`."""
+        self.tasks.check_open()
+        agent = self.tending.make(*self.launcher.check(spec))
+        settling = agent.settling = Settling()
+        self.tasks.begin(self.tending.bring_up, agent, actor)
         try:
-            await self._admit(agent, actor)
-        except Exception as error:  # noqa: BLE001 - it is told to the caller
-            self.table.drop_name(agent.name)
-            agent.call_off(as_told(error))
-        else:
-            await self._tend(agent)
-
-    async def _admit(self, agent: Agent, actor: Actor) -> None:
-        await self.holdings.hold(agent, actor, action=AGENT_SPAWN)
-        try:
-            await self._settle_in(agent)
-        except Exception:
-            # Cancelled while it releases, it tells of the cancellation, which goes first.
-            await self.holdings.release(agent, "it could not be admitted")  # noqa: ASYNC120
+            await settling.wait()
+        except trio.Cancelled:
+            self.tasks.begin(self._take_back, agent, settling)
             raise
-        self.table.add(agent)
+        return agent.view()
 
-    async def _settle_in(self, agent: Agent) -> None:
+    async def _take_back(self, agent: Agent, settling: Settling) -> None:
+        """Undoes a spawn whose caller is gone."""
         try:
-            await trio.to_thread.run_sync(self.store.create, agent.spec, agent.status)
-        except OSError as error:
-            name = errno.errorcode.get(error.errno or 0, "EIO")
-            detail = f"the agent's directory could not be made: {error.strerror} ({name})"
-            raise OutOfResources(detail, errno=name) from error
-        if self.table.closing:
-            await erase(self.store, agent)
-            raise Draining
+            await settling.wait()
+            await self.changing.stop(agent.id, SYSTEM, None)
+            await self.changing.remove(agent.id, SYSTEM)
+        except GrooveError as error:  # it did not start, or the daemon ends anyway
+            _log.info("not taken back: %s", error)
 
-    def redirect(self, agent: Agent, trigger: Trigger, actor: Actor) -> bool:
-        """Has the task that stands behind a live agent start it anew; False if none does.
+    async def restart(self, key: str, actor: Actor) -> AgentView:
+        """Starts an agent anew; as `Supervisor.restart`."""
+        self.tasks.check_open()
+        return await self._again(self.table.get(key), "restart", actor)
 
-        Raises:
-            AuditUnavailable, Draining: Nothing was done.
-        """
-        match agent.state:
-            case "starting" | "running" | "stopping":
-                if agent.state != "stopping":
-                    self.table.move(agent, "stop", actor, "asked to start anew")
-                agent.grace_s = agent.spec.grace_s
-                agent.again = agent.promised = True
-            case "backing-off":
-                self._go(agent, trigger, actor)
-            case _:
-                return False
-        agent.nudge()
-        return True
+    async def resume(self, key: str, actor: Actor) -> AgentView:
+        """Starts an interrupted agent; as `Supervisor.resume`."""
+        self.tasks.check_open()
+        agent = self.table.get(key)
+        step(agent.state, "resume")
+        return await self._again(agent, "resume", actor)
 
-    async def again(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
-        """Starts an agent that is over, once its last task is, and leads it."""
-        try:
-            await self._prepare(agent, trigger, actor)
-        except Exception as error:  # noqa: BLE001 - it is told to the caller
-            agent.call_off(as_told(error))
-        else:
-            await self._tend(agent)
-
-    async def _prepare(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
-        await agent.done.wait()  # it may still be giving up the scope
-        if agent.state == "interrupted":
-            await end_one(agent.id, self.census)
-        await self.holdings.hold(agent, actor, action=AGENT_RESTORE)
-        try:
-            self._go(agent, trigger, actor)
-        except GrooveError:
-            if agent.state != "interrupted":
-                await self.holdings.release(agent, "it was not started again")  # noqa: ASYNC120
-            raise
-
-    def _go(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
-        if self.table.closing:
-            raise Draining
-        self.table.move(agent, trigger, actor, **FRESH)
-        agent.promised = True
-        agent.backoff.reset()
-
-    async def _tend(self, agent: Agent) -> None:
-        agent.done = trio.Event()
-        try:
-            await self.life.lead(agent)
-            if agent.newborn and agent.failure is not None:
-                self.table.drop(agent)
-                await erase(self.store, agent)
-        finally:
-            agent.newborn = agent.again = False
-            overtaken = f"the agent was {agent.state} before it was started"
-            agent.settle(agent.failure or WrongState(overtaken, state=agent.state))
-            agent.done.set()
+    async def _again(self, agent: Agent, trigger: Trigger, actor: Actor) -> AgentView:
+        settling = agent.settling
+        if settling is None:
+            settling = agent.settling = Settling()
+            try:
+                if not self.tending.redirect(agent, trigger, actor):
+                    self.tasks.begin(self.tending.again, agent, trigger, actor)
+            except GrooveError as error:
+                agent.call_off(error)
+        elif agent.state == "stopping":  # somebody had called that start off
+            agent.again = True
+        await settling.wait()
+        return agent.view()

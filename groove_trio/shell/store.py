@@ -33,6 +33,7 @@ import msgspec
 from groove_trio.shell.files import (
     check_private,
     ensure_private_dir,
+    make_private_dir,
     open_private,
     sync_directory,
     write_all,
@@ -128,8 +129,8 @@ class Store:
         """
         new = self.directory / f".{status.id}.new"
         try:
-            new.mkdir(0o700)
-            (new / "tmp").mkdir(0o700)
+            make_private_dir(new)
+            make_private_dir(new / "tmp")
             _write_new(new / "spec.json", msgspec.json.encode(spec))
             _write_new(new / "status.json", msgspec.json.encode(status))
             sync_directory(new)

@@ -1,8 +1,8 @@
 """The supervisor: sole owner of the agent table, and of one task per live agent.
 
 Verbs change the table in sync steps and leave the rest to the agent's task; they wait for it,
-and whoever stops waiting changes nothing about what was asked. Only a spawn is taken back if
-its caller is gone before it has its answer, since nobody would know of the agent.
+and whoever stops waiting changes nothing about what was asked. What each verb does is in its own
+part: `starting` for those that start an agent, `changing` for all others.
 
 When a scope is held: from before the program starts until the agent is ``completed``,
 ``failed``, ``parked`` or ``stopped`` *and* no process of its tree lives. Restarting such an agent
@@ -17,43 +17,36 @@ output is still read while it does, and only then the nursery closes. Cancelling
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
-from msgspec import UNSET
-from msgspec.structs import asdict
 
 from groove_trio.providers.base import Provider
 from groove_trio.providers.command import CommandProvider
 from groove_trio.providers.demo import DemoProvider
-from groove_trio.rules.lifecycle import Trigger, step
-from groove_trio.shell.agent import MAX_FOLLOW_UPS, Agent, Settling, as_told
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.changing import Changing
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.hub import Hub
-from groove_trio.shell.launching import AVAILABLE, Launcher, OpenTree, validated
+from groove_trio.shell.launching import AVAILABLE, Launcher, OpenTree
 from groove_trio.shell.life import Life
-from groove_trio.shell.process import open_tree
+from groove_trio.shell.opening import open_tree
 from groove_trio.shell.starting import Starting
 from groove_trio.shell.store import Store
 from groove_trio.shell.table import AgentTable
 from groove_trio.shell.takeup import take_up
-from groove_trio.words.actors import SYSTEM, Actor
-from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, Containment, InstructRequest
+from groove_trio.shell.tasks import Tasks
+from groove_trio.shell.tending import Tending
+from groove_trio.words.actors import Actor
+from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, Containment
 from groove_trio.words.base import AgentId
 from groove_trio.words.daemon import ProviderView
-from groove_trio.words.errors import Busy, Draining, GrooveError, UnknownAgent, WrongState
+from groove_trio.words.errors import UnknownAgent
 from groove_trio.words.output import OutputPage
-
-_log = logging.getLogger("groove_trio")
 
 
 class Supervisor:
@@ -94,7 +87,8 @@ class Supervisor:
         self._store = store = Store(project)
         self._table = table = AgentTable(store, audit, hub)
         self._holdings = holdings = Holdings(broker, table)
-        self._launcher = Launcher(
+        self._tasks = tasks = Tasks(table)
+        self._launcher = launcher = Launcher(
             project=str(project),
             url=url,
             store=store,
@@ -104,17 +98,20 @@ class Supervisor:
             descriptor_limit=descriptor_limit,
             open_tree=open_tree,
         )
-        self._starting = Starting(
+        life = Life(table, hub, launcher.start, holdings.release, draw)
+        self._changing = changing = Changing(
             table=table,
             store=store,
+            broker=broker,
             holdings=holdings,
             census=census,
-            life=Life(table, hub, self._launcher.start, holdings.release, draw),
+            launcher=launcher,
+            tasks=tasks,
         )
-        self._changing = Changing(
-            table=table, store=store, broker=broker, holdings=holdings, census=census
+        tending = Tending(table=table, store=store, holdings=holdings, census=census, life=life)
+        self._starting = Starting(
+            table=table, launcher=launcher, tending=tending, changing=changing, tasks=tasks
         )
-        self._nursery: trio.Nursery | None = None
         self._drained = trio.Event()
         self._over = trio.Event()
 
@@ -133,11 +130,11 @@ class Supervisor:
         try:
             await take_up(self._store, self._table, self._holdings, self._census)
             await self._broker.restore_leases()
-            async with trio.open_nursery() as self._nursery:
+            async with trio.open_nursery() as self._tasks.nursery:
                 task_status.started()
                 await self._drained.wait()
         finally:
-            self._nursery = None
+            self._tasks.nursery = None
             self._over.set()
 
     async def drain(self) -> None:
@@ -159,11 +156,6 @@ class Supervisor:
     def draining(self) -> bool:
         """Whether no agent is admitted any more."""
         return self._table.closing
-
-    def _open(self) -> trio.Nursery:
-        if self._nursery is None or self._table.closing:
-            raise Draining
-        return self._nursery
 
     # Looking
 
@@ -217,26 +209,7 @@ class Supervisor:
             SpawnFailed, OutOfResources: The program, or the machine.
             Draining, AuditUnavailable: The daemon.
         """
-        nursery = self._open()
-        agent = self._starting.make(*self._launcher.check(spec))
-        settling = agent.settling = Settling()
-        nursery.start_soon(self._starting.bring_up, agent, actor)
-        try:
-            await settling.wait()
-        except trio.Cancelled:
-            if self._nursery is not None:
-                nursery.start_soon(self._take_back, agent, settling)
-            raise
-        return agent.view()
-
-    async def _take_back(self, agent: Agent, settling: Settling) -> None:
-        """Undoes a spawn whose caller is gone."""
-        try:
-            await settling.wait()
-            await self.stop(agent.id, SYSTEM)
-            await self.remove(agent.id, SYSTEM)
-        except GrooveError as error:  # it did not start, or the daemon ends anyway
-            _log.info("not taken back: %s", error)
+        return await self._starting.spawn(spec, actor)
 
     async def restart(self, key: str, actor: Actor) -> AgentView:
         """Starts an agent anew, stopping it first if need be; returns when its program runs.
@@ -250,9 +223,7 @@ class Supervisor:
             SpawnFailed, OutOfResources, OutsideProject: It can't be started, and has failed.
             Draining, AuditUnavailable: The daemon.
         """
-        nursery = self._open()
-        agent = self._table.get(key)
-        return await self._again(nursery, agent, "restart", actor)
+        return await self._starting.restart(key, actor)
 
     async def resume(self, key: str, actor: Actor) -> AgentView:
         """Starts an agent that an earlier daemon left ``interrupted``; as `restart`.
@@ -263,26 +234,7 @@ class Supervisor:
             SpawnFailed, OutOfResources, OutsideProject: It can't be started, and has failed.
             Draining, AuditUnavailable: The daemon.
         """
-        nursery = self._open()
-        agent = self._table.get(key)
-        step(agent.state, "resume")
-        return await self._again(nursery, agent, "resume", actor)
-
-    async def _again(
-        self, nursery: trio.Nursery, agent: Agent, trigger: Trigger, actor: Actor
-    ) -> AgentView:
-        settling = agent.settling
-        if settling is None:
-            settling = agent.settling = Settling()
-            try:
-                if not self._starting.redirect(agent, trigger, actor):
-                    nursery.start_soon(self._starting.again, agent, trigger, actor)
-            except GrooveError as error:
-                agent.call_off(error)
-        elif agent.state == "stopping":  # somebody had called that start off
-            agent.again = True
-        await settling.wait()
-        return agent.view()
+        return await self._starting.resume(key, actor)
 
     # Stopping
 
@@ -301,19 +253,7 @@ class Supervisor:
             UnknownAgent: There is none.
             AuditUnavailable: It could not be recorded; nothing was done.
         """
-        agent = self._table.get(key)
-        if agent.settling is not None and not agent.live:
-            with suppress(GrooveError):
-                await agent.settling.wait()
-        if agent.live:
-            grace_s = agent.spec.grace_s if grace_s is None else grace_s
-            await self._changing.stop(agent, actor, grace_s, self._nursery)
-        elif agent.state in ("parked", "interrupted"):
-            await self._carry(partial(self._changing.lay_to_rest, agent, actor))
-        else:
-            agent.again = False
-            await agent.done.wait()
-        return agent.view()
+        return await self._changing.stop(key, actor, grace_s)
 
     async def over(self, key: str) -> None:
         """Waits until no task stands behind an agent: nothing of it lives, its scope is free."""
@@ -329,9 +269,7 @@ class Supervisor:
             WrongState: It is live, or being started; stop it first.
             AuditUnavailable: It could not be recorded; nothing was done.
         """
-        agent = self._table.get(key)
-        await self._carry(partial(self._changing.remove, agent, actor))
-        return agent.view()
+        return await self._changing.remove(key, actor)
 
     # Changing
 
@@ -345,19 +283,7 @@ class Supervisor:
             Busy: It hasn't read the last ones yet.
             AuditUnavailable: It could not be recorded; nothing was sent.
         """
-        text = validated(InstructRequest(text=text), InstructRequest).text
-        agent = self._table.get(key)
-        if agent.input is None or agent.state != "running":
-            doing = "reads no follow-ups" if agent.state == "running" else f"is {agent.state}"
-            raise WrongState(f"{agent.name} {doing}", state=agent.state)
-        data = self._launcher.providers[agent.spec.provider].instruct(text)
-        if agent.input.statistics().current_buffer_used >= MAX_FOLLOW_UPS:
-            detail = f"{agent.name} has not read its last {MAX_FOLLOW_UPS} follow-ups yet"
-            raise Busy(detail)
-        seq = self._table.note(agent, "instruct", actor, characters=len(text))
-        agent.input.send_nowait(data)
-        await self._table.durable(seq)
-        return agent.view()
+        return await self._changing.instruct(key, text, actor)
 
     async def patch(self, key: str, patch: AgentPatch, actor: Actor) -> AgentView:
         """Changes an agent's name, restart policy or grace; the policy counts from now on.
@@ -368,25 +294,4 @@ class Supervisor:
             NameTaken: Another agent has the name.
             AuditUnavailable: It could not be recorded; nothing was changed.
         """
-        patch = validated(patch, AgentPatch)
-        agent = self._table.get(key)
-        changes = {name: each for name, each in asdict(patch).items() if each is not UNSET}
-        await self._carry(partial(self._changing.patch, agent, changes, actor))
-        return agent.view()
-
-    async def _carry(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does work to its end, whatever becomes of the caller who waits for it."""
-        if self._nursery is None:
-            raise Draining
-        settling = Settling()
-
-        async def carried() -> None:
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001 - it is told to the caller
-                settling.settle(as_told(error))
-            else:
-                settling.settle()
-
-        self._nursery.start_soon(carried)
-        await settling.wait()
+        return await self._changing.patch(key, patch, actor)

@@ -1,10 +1,12 @@
 """The agent table: who there is, under which name, in which state. Changed in sync steps only.
 
 A change is one step without a checkpoint: the record goes into the audit log, the state moves
-along the lifecycle table, the event goes out. If the log can't be written, a change that was
-*asked for* does not happen. A change that *happened* (a program ended) can't be refused; its
-record then waits for the log, and so does all that would follow from it: the scope stays held
-and nothing is restarted.
+along the lifecycle table, the event goes out. An end is told later, when the scope is free, by
+`AgentTable.tell`: who hears of it may take the scope.
+
+If the log can't be written, a change that was *asked for* does not happen. A change that
+*happened* (a program ended) can't be refused. It is told of; its record waits for the log, and so
+does all that would follow from it: the scope stays held and nothing is restarted.
 
 ``status.json`` follows each change; when the disk refuses it, the old file stands, and the
 worst that comes of it is an agent that shows as ``interrupted`` although it had ended.
@@ -21,7 +23,7 @@ from typing import Any
 import msgspec
 import trio
 
-from groove_trio.rules.lifecycle import Trigger, step
+from groove_trio.rules.lifecycle import FINAL, Trigger, step
 from groove_trio.shell.agent import Agent
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.hub import Hub
@@ -214,12 +216,22 @@ class AgentTable:
     def _change(
         self, agent: Agent, trigger: Trigger, reason: str | None, changes: dict[str, Any]
     ) -> None:
-        before = agent.state
-        after = step(before, trigger)
+        after = step(agent.state, trigger)
+        self.tell(agent)  # an end that another start has overtaken
         agent.status = msgspec.structs.replace(agent.status, state=after, reason=reason, **changes)
+        if after not in FINAL:
+            self.tell(agent)
+
+    def tell(self, agent: Agent) -> None:
+        """Lets everybody see how an agent stands; called for an end once the scope is free."""
+        before, after = agent.told.state, agent.status.state
+        if agent.told is agent.status:
+            return
+        agent.told = agent.status
+        view = agent.view()
         self._hub.publish(
             AgentStateChanged(
-                id=agent.id, before=before, after=after, reason=reason, agent=agent.view()
+                id=agent.id, before=before, after=after, reason=view.reason, agent=view
             )
         )
 
@@ -228,6 +240,7 @@ class AgentTable:
             try:
                 seq = self.note(agent, action, SYSTEM, **facts)
             except AuditUnavailable as error:
+                self.tell(agent)  # nobody can take its scope now: that could not be recorded either
                 if self.closing:
                     _log.warning("not recorded that %s is %s: %s", agent.name, agent.state, error)
                     return

@@ -252,7 +252,7 @@ async def test_a_directory_that_is_swapped_before_a_restart_is_refused(
 # What is left on disk
 
 
-@pytest.fixture(params=[0o000, 0o022, 0o077])
+@pytest.fixture(params=[0o000, 0o022, 0o077, 0o277])
 def under_umask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
     yield request.param

@@ -13,7 +13,8 @@ import trio
 
 from groove_trio.shell import ending
 from groove_trio.shell.census import Census
-from groove_trio.shell.process import Tree, open_tree
+from groove_trio.shell.opening import open_tree
+from groove_trio.shell.process import Tree
 from groove_trio.shell.subreaper import subreaper
 from groove_trio.shell.takeup import end_one
 from groove_trio.words.base import AgentId

@@ -21,7 +21,8 @@ import trio.testing
 
 from groove_trio.shell.census import Census
 from groove_trio.shell.ending import end_leftovers
-from groove_trio.shell.process import Tree, open_tree, signal_name
+from groove_trio.shell.opening import open_tree
+from groove_trio.shell.process import Tree, signal_name
 from groove_trio.shell.procfs import Process, read_children, read_process, send
 from groove_trio.shell.spawning import raise_descriptor_limit
 from groove_trio.shell.subreaper import subreaper
@@ -562,7 +563,7 @@ PROGRAM = """
 import json, os, signal, subprocess, sys, time, trio
 from groove_trio.shell.census import Census
 from groove_trio.shell.procfs import read_children, read_process
-from groove_trio.shell.process import open_tree
+from groove_trio.shell.opening import open_tree
 from groove_trio.shell.subreaper import subreaper
 
 marker, kill, case, code = sys.argv[1], sys.argv[2] == "kill", *sys.argv[3:]

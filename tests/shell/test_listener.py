@@ -15,10 +15,17 @@ import trio.testing
 
 from groove_trio.rules.admission import Admission
 from groove_trio.shell.door import HOUSE_FIELDS, Door, Limits
+from groove_trio.shell.linger import READ_BYTES
 from groove_trio.shell.listener import accept_connections, serve_connection
 from groove_trio.wire.http import Request, Response, Upgrade
-from groove_trio.words.actors import Actor
-from groove_trio.words.errors import GrooveError, NoSuchRoute, NotAdmitted, UpgradeRequired
+from groove_trio.words.actors import OWNER, Actor
+from groove_trio.words.errors import (
+    GrooveError,
+    NoSuchRoute,
+    NotAdmitted,
+    OutOfResources,
+    UpgradeRequired,
+)
 
 HOST = b"Host: 127.0.0.1:31415\r\n"
 JSON = b"Content-Type: application/json\r\n"
@@ -55,6 +62,7 @@ class House:
     gate: trio.Event | None = None
     identify: Callable[[Any], Awaitable[Actor]] = owner
     check: Callable[[Any], None] = lambda stream: None
+    strangers: list[GrooveError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.door = Door(
@@ -64,11 +72,16 @@ class House:
             refuse=refuse,
             identify=self.identify,
             check=self.check,
+            record=self.record,
             limits=self.limits,
         )
 
+    async def record(self, refusal: GrooveError) -> None:
+        self.strangers.append(refusal)
+        await trio.lowlevel.checkpoint()
+
     async def handle(self, request: Request, actor: Actor) -> Response:
-        assert actor.kind == "owner"
+        assert actor.kind in {"owner", "agent"}
         self.seen.append(request)
         await trio.lowlevel.checkpoint()
         if self.gate is not None:
@@ -116,6 +129,28 @@ class Peer:
         while data := await self.stream.receive_some():
             self._ahead += data
         return self._ahead
+
+
+class Counted(trio.abc.ReceiveStream):
+    """Counts what is read of a stream."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self.stream = stream
+        self.size = 0
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self.stream.receive_some(max_bytes)
+        self.size += len(data)
+        return data
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def swallow(send: Callable[[bytes], Awaitable[None]], data: bytes) -> None:
+    """Sends to a peer that may hang up."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        await send(data)
 
 
 @contextlib.asynccontextmanager
@@ -566,6 +601,32 @@ class TestDeadlines:
         with pytest.raises(trio.BrokenResourceError):
             await ours.send_all(b"x")
 
+    async def test_a_peer_that_sends_ahead_and_does_not_read_stops_itself_alone(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        house = House()
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        taken = Counted(theirs.receive_stream)
+        stapled = trio.StapledStream(theirs.send_stream, taken)
+        async with lasting(WRITE_S), trio.open_nursery() as nursery:
+            nursery.start_soon(serve_connection, stapled, house.door)
+            await swallow(ours.send_all, HELLO * 20_000)
+        assert (len(house.seen), taken.size) == (1, READ_BYTES)
+
+    async def test_a_peer_that_does_not_read_does_not_hold_others_up(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        house = House()
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_connection, theirs, house.door)
+            nursery.start_soon(swallow, ours.send_all, HELLO * 20_000)
+            await trio.testing.wait_all_tasks_blocked()
+            async with calling_beside(house) as other, lasting(0):
+                for _ in range(100):
+                    await other.send(HELLO)
+                    assert await other.status() == 200
+
     async def test_a_peer_that_does_not_read_its_refusal_is_dropped(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
@@ -618,25 +679,261 @@ class TestDeadlines:
             assert 990_000 <= sent <= 1_100_000
 
 
-# Many connections
+# Many connections; tests/shell/test_places.py has the counting
+
+
+FEW = Limits(connections=3, reserve=1, turned_away=1)
+HURRY_S = FEW.hurry_s
+
+
+@contextlib.asynccontextmanager
+async def full(
+    house: House, how: bytes = HELLO[:20], count: int = FEW.connections - FEW.reserve
+) -> AsyncIterator[list[Peer]]:
+    """All general places taken, by peers who are in the middle of something."""
+    async with contextlib.AsyncExitStack() as stack:
+        calls = [calling_beside(house) for _ in range(count)]
+        peers = [await stack.enter_async_context(call) for call in calls]
+        for peer in peers:
+            await peer.send(how)
+        await trio.testing.wait_all_tasks_blocked()
+        yield peers
 
 
 async def test_a_full_house_says_so() -> None:
-    house = House(limits=Limits(connections=2, turned_away=1))
-    async with calling(house) as one:
-        async with calling_beside(house), calling_beside(house) as third:
-            await trio.testing.wait_all_tasks_blocked()
+    house = House(limits=FEW)
+    async with full(house) as inside, calling_beside(house) as last:
+        await last.send(HELLO[:20])
+        async with calling_beside(house) as third:
             status, headers, _ = await third.answer()
             assert (status, headers[b"connection"]) == (503, b"close")
             async with calling_beside(house) as fourth:
                 assert await fourth.rest() == b""
-            assert house.door.connections == 2
+            assert house.door.connections == FEW.connections
         await trio.testing.wait_all_tasks_blocked()
-        async with calling_beside(house) as again:
-            await again.send(HELLO)
-            assert await again.status() == 200
-        await one.send(HELLO)
-        assert await one.status() == 200
+        for peer in [*inside, last]:
+            await peer.send(HELLO[20:])
+            assert await peer.status() == 200
+
+
+async def test_the_longest_idle_goes_when_a_caller_needs_its_place(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    house = House(limits=FEW)
+    async with calling(house) as first, calling_beside(house) as second:
+        for peer in (second, first):
+            await trio.sleep(1)
+            await peer.send(HELLO)
+            assert await peer.status() == 200
+        async with calling_beside(house) as third, lasting(0):
+            await third.send(HELLO)
+            _, headers, _ = await third.answer()
+            assert b"connection" not in headers
+            assert await second.rest() == b""
+            await first.send(HELLO)
+            assert await first.status() == 200
+    assert len(house.seen) == 4
+
+
+async def test_who_said_nothing_yet_goes_after_a_moment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    house = House(limits=Limits(connections=1, reserve=0))
+    async with calling(house) as silent:
+        async with calling_beside(house) as early:
+            assert await early.status() == 503
+        await trio.sleep(FEW.fresh_s)
+        async with calling_beside(house) as late:
+            await late.send(HELLO)
+            assert await late.status() == 200
+        assert await silent.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "said", [HELLO[:10], post(b"xx")[:-1], HELLO], ids=["head", "body", "handler"]
+)
+async def test_nobody_goes_in_the_middle_of_something(
+    said: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    house = House(limits=Limits(connections=1, reserve=0), gate=trio.Event())
+    assert house.gate is not None
+    async with calling(house) as busy:
+        await busy.send(said)
+        await trio.sleep(HEAD_S - 1)
+        async with calling_beside(house) as other:
+            assert await other.status() == 503
+        house.gate.set()
+        await busy.send(next(each[len(said) :] for each in (HELLO, post(b"xx")) if said in each))
+        assert await busy.status() == 200
+
+
+async def test_bytes_that_race_with_being_evicted_reach_no_handler(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    house = House(limits=Limits(connections=1, reserve=0))
+    async with calling(house) as peer:
+        await trio.sleep(FEW.fresh_s)
+        await peer.send(HELLO)  # the connection is awake, and has not run yet
+        await house.door.make_room()
+        assert await peer.rest() == b""
+    assert house.seen == []
+
+
+class TestReserve:
+    """The last places, when all others are busy."""
+
+    async def test_a_caller_is_served_one_request(self) -> None:
+        house = House(limits=FEW)
+        async with full(house), calling_beside(house) as owner:
+            await owner.send(HELLO + HELLO)
+            status, headers, body = await owner.answer()
+            assert (status, headers[b"connection"], body) == (200, b"close", b"hello")
+            assert await owner.rest() == b""
+        assert len(house.seen) == 1
+
+    async def test_it_is_free_again_for_the_next(self) -> None:
+        house = House(limits=FEW)
+        async with full(house, UPGRADE):
+            for _ in range(5):
+                async with calling_beside(house) as owner:
+                    await owner.send(HELLO)
+                    assert await owner.status() == 200
+
+    @pytest.mark.parametrize(
+        ("said", "status"),
+        [(b"", 0), (b"G", 408), (post(b"xx")[:-1], 408)],
+        ids=["silence", "head", "body"],
+    )
+    async def test_who_is_slow_is_let_go_soon(
+        self, said: bytes, status: int, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        house = House(limits=FEW)
+        async with (
+            full(house, post(b"x" * 9)[:-1]),
+            calling_beside(house) as slow,
+            lasting(HURRY_S),
+        ):
+            await slow.send(said)
+            assert (await slow.status() if status else len(await slow.rest())) == status
+
+    async def test_who_does_not_read_is_let_go_soon(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        house = House(limits=FEW)
+        async with full(house, post(b"x" * 9)[:-1]):
+            ours, theirs = trio.testing.lockstep_stream_pair()
+            async with lasting(HURRY_S), trio.open_nursery() as nursery:
+                nursery.start_soon(serve_connection, theirs, house.door)
+                await ours.send_all(HELLO)
+
+    async def test_a_handler_has_all_the_time_it_needs(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        house = House(limits=FEW, gate=trio.Event())
+        assert house.gate is not None
+        async with full(house, HELLO), calling_beside(house) as owner:
+            await owner.send(HELLO)
+            await trio.sleep(1800)
+            house.gate.set()
+            assert await owner.status() == 200
+
+    async def test_it_is_for_no_websocket(self) -> None:
+        house = House(limits=FEW)
+        async with full(house), calling_beside(house) as owner:
+            await owner.send(UPGRADE + b"\r\n")
+            status, headers, _ = await owner.answer()
+            assert (status, headers[b"connection"]) == (503, b"close")
+        assert house.upgraded == []
+
+    async def test_it_is_for_no_agent(self) -> None:
+        async def newest(_: object) -> Actor:
+            return Actor(kind="agent", name="a") if house.door.connections > 1 else OWNER
+
+        house = House(limits=FEW, identify=newest)
+        async with full(house), calling_beside(house) as agent:
+            await agent.send(HELLO)
+            assert await agent.status() == 503
+            assert house.door.connections == 2
+
+
+# Callers on their way in
+
+
+async def test_a_stranger_takes_no_place_and_is_recorded() -> None:
+    def nobody(stream: object) -> None:
+        raise NotAdmitted
+
+    house = House(limits=Limits(turned_away=2), check=nobody)
+    async with calling(house) as first, calling_beside(house) as second:
+        for peer in (first, second):
+            assert await peer.status() == 403
+            assert house.door.connections == 0
+        async with calling_beside(house) as third:
+            assert await third.rest() == b""
+    assert len(house.strangers) == 2
+
+
+async def test_a_caller_takes_no_place_before_it_is_known() -> None:
+    known = trio.Event()
+
+    async def later(_: object) -> Actor:
+        await known.wait()
+        return OWNER
+
+    house = House(identify=later)
+    async with calling(house) as peer:
+        await trio.testing.wait_all_tasks_blocked()
+        assert house.door.connections == 0
+        known.set()
+        await peer.send(HELLO)
+        assert await peer.status() == 200
+        assert house.door.connections == 1
+
+
+async def test_idle_connections_make_room_for_a_look_that_lacks_descriptors(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def look(_: object) -> Actor:
+        await trio.lowlevel.checkpoint()
+        if house.door.connections > 2:
+            raise OutOfResources
+        return OWNER
+
+    house = House(identify=look)
+    async with calling(house) as idle, full(house, HELLO[:20], 2):
+        async with calling_beside(house) as peer:
+            await peer.send(HELLO)
+            assert await peer.status() == 503
+        await trio.sleep(FEW.fresh_s)
+        async with calling_beside(house) as peer:
+            await peer.send(HELLO)
+            assert await peer.status() == 200
+        assert await idle.rest() == b""
+
+
+async def test_nobody_more_is_accepted_while_too_many_are_told_apart() -> None:
+    known = trio.Event()
+    asked = 0
+
+    async def later(_: object) -> Actor:
+        nonlocal asked
+        asked += 1
+        await known.wait()
+        return OWNER
+
+    pairs = [trio.testing.memory_stream_pair() for _ in range(9)]
+    listener = ScriptedListener(*(theirs for _, theirs in pairs))
+    house = House(limits=Limits(unknown=3), identify=later)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(accept_connections, [listener], house.door, nursery)
+        await trio.testing.wait_all_tasks_blocked()
+        assert 3 <= asked <= 4  # one may be on its way
+        known.set()
+        for ours, _ in pairs:
+            peer = Peer(ours)
+            await peer.send(HELLO)
+            assert await peer.status() == 200
+        nursery.cancel_scope.cancel()
 
 
 # Draining
@@ -747,6 +1044,7 @@ class ScriptedListener(trio.abc.Listener[trio.StapledStream[Any, Any]]):
         self.closed = False
 
     async def accept(self) -> trio.StapledStream[Any, Any]:
+        await trio.lowlevel.checkpoint()
         if not self.script:
             await trio.sleep_forever()
         step = self.script.pop(0)
@@ -772,7 +1070,7 @@ async def test_running_out_of_descriptors_is_survived(
         await peer.send(HELLO)
         assert await peer.status() == 200
         nursery.cancel_scope.cancel()
-    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert listener.closed
 
 

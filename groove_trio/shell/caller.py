@@ -21,6 +21,7 @@ PAGE = 4096
 """Bytes read at a time: memory is there or not by pages, so a read never crosses into the next."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_page = ctypes.create_string_buffer(PAGE)  # one for all: between filling and reading it, no await
 
 
 class _Piece(ctypes.Structure):  # struct iovec
@@ -71,13 +72,12 @@ class Caller:
         """
         if not address:
             raise OSError(errno.EFAULT, "address 0")
-        buffer = ctypes.create_string_buffer(PAGE)
         read = b""
         while len(read) < most:
-            got = self._read(buffer, address, PAGE - address % PAGE)
+            got = self._read(_page, address, PAGE - address % PAGE)
             if got <= 0:
                 raise OSError(errno.EFAULT, "memory that is not there")
-            piece = ctypes.string_at(buffer, got)
+            piece = ctypes.string_at(_page, got)
             end = piece.find(b"\0")
             if end >= 0:
                 read += piece[:end]
@@ -141,10 +141,15 @@ class Caller:
     def command(self) -> str:
         """The name that its program goes by; a text of its own choice."""
         try:
-            with open(f"/proc/{self.pid}/comm", encoding="utf-8", errors="replace") as file:
-                return file.read(64).strip()
+            file = os.open(f"/proc/{self.pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return ""
+        try:
+            return os.read(file, 64).decode(errors="replace").strip()
+        except OSError:
+            return ""
+        finally:
+            os.close(file)
 
     def _status(self, name: str) -> str:
         with open(f"/proc/{self.pid}/status", "rb") as file:

@@ -31,7 +31,7 @@ from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, by_number
 from groove_trio.shell.caller import Caller
 from groove_trio.shell.deeds import Held, Plan, plan
 from groove_trio.shell.mounts import Mounts
-from groove_trio.shell.perform import is_privileged, unprivileged
+from groove_trio.shell.perform import Unprivileged, is_privileged
 from groove_trio.shell.reach import Spot
 from groove_trio.shell.seccomp import Notification, Notifications
 from groove_trio.words.actors import agent_actor
@@ -99,7 +99,9 @@ class Gate:
     architecture: Architecture
     left: Callable[[int], None] = lambda _: None
     testing: bool = True
-    _privileged: bool = field(default_factory=is_privileged)
+    _aside: Unprivileged | None = field(
+        default_factory=lambda: Unprivileged() if is_privileged() else None
+    )
     _names: set[bytes] = field(default_factory=set[bytes])
     _mounts: Mounts = field(default_factory=Mounts)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
@@ -224,9 +226,9 @@ class Gate:
 
     def _act(self, asked: Plan) -> int | None:
         assert asked.act is not None
-        if not self._privileged:
+        if self._aside is None:
             return asked.act()
-        with unprivileged():
+        with self._aside:
             return asked.act()
 
     def _give(self, note: Notification, asked: Plan, result: int | None) -> None:

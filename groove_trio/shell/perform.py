@@ -4,7 +4,7 @@ Nothing here looks a path up: a directory is a descriptor and a name is one name
 following a link. So what was decided on is what is worked on, whatever is renamed meanwhile.
 
 A daemon that root runs performs without its capabilities, which the caller does not have
-either (`unprivileged`); all other credentials are the same. What a file creation mask takes
+either (`Unprivileged`); all other credentials are the same. What a file creation mask takes
 away is the caller's, not the daemon's.
 
 Every failure is the error number that the call gets, raised as `OSError`. Each function blocks
@@ -73,20 +73,28 @@ def _capabilities() -> tuple[int, ...]:
     return struct.unpack("=6I", data.raw)  # effective, permitted, inheritable, twice
 
 
-@contextmanager
-def unprivileged() -> Generator[None]:
-    """Lays this thread's capabilities aside. Contains no checkpoint: they are per thread."""
-    before = _capabilities()
-    _set_capabilities(0, *before[1:3], 0, *before[4:6])
-    try:
-        yield
-    finally:
-        _set_capabilities(*before)
+class Unprivileged:
+    """Lays this thread's capabilities aside, for a block without a checkpoint.
 
+    Every thread that may perform has those of the thread that this was made in.
+    """
 
-def _set_capabilities(*sets: int) -> None:
-    if _libc.capset(_CAPABILITIES, struct.pack("=6I", *sets)):
-        raise OSError(ctypes.get_errno(), "capset")
+    __slots__ = ("_all", "_none")
+
+    def __init__(self) -> None:
+        before = _capabilities()
+        self._all = struct.pack("=6I", *before)
+        self._none = struct.pack("=6I", 0, *before[1:3], 0, *before[4:6])
+
+    def __enter__(self) -> None:
+        self._set(self._none)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self._all)
+
+    def _set(self, sets: bytes) -> None:
+        if _libc.capset(_CAPABILITIES, sets):
+            raise OSError(ctypes.get_errno(), "capset")
 
 
 def umask() -> int:

@@ -7,6 +7,9 @@ lines understand:
 - exit 0 and the hook's own decision object on standard output: the daemon allowed it;
 - exit 2 and a text on standard error: anything else, be it a denial or a fault.
 
+Nothing of the input is said to a listener of another user, who may have taken the port of a daemon
+that ended: the kernel is asked first whose it is, as the command line does (client/peer.py).
+
 There is no third way out. Command lines take exit 2 as "do not run the tool", but any *other*
 failure as "the hook is broken, go on"; hence a missing daemon, a slow one, one that talks
 nonsense, an exception, a signal and a full disk must all end in 2. Exit 0 stands behind a single
@@ -37,6 +40,12 @@ MAX_ANSWER = 262_144  # bytes, head included; an answer is a few hundred
 MAX_TOLD = 4_000  # characters of a reason; it goes into a model's context
 ALLOWED = 0
 BLOCKED = 2
+_NETLINK_SOCK_DIAG = 4  # sock_diag(7); groove_trio/wire/sockdiag.py tells more of these
+_BY_FAMILY = 20
+_TCP, _LISTEN = 6, 10
+_QUESTION = 72  # bytes
+_TOLD = 88  # bytes of an answer up to the inode
+_NOBODY = (0, b"")
 _WORD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
@@ -158,6 +167,7 @@ def _exchange(host: str, port: int, request: bytes) -> tuple[int, bytes]:
     inet_pton(family, host)
     connection = socket(family, SOCK_STREAM)
     connection.connect((host, port))
+    _check_listener(connection, family)
     try:  # noqa: SIM105 - contextlib is one more import
         connection.sendall(request)
     except (BrokenPipeError, ConnectionResetError):
@@ -170,6 +180,48 @@ def _exchange(host: str, port: int, request: bytes) -> tuple[int, bytes]:
         if len(answer) > MAX_ANSWER:
             raise Fault("the daemon's answer is too large")
     return _split(bytes(answer))
+
+
+def _check_listener(connection: Any, family: int) -> None:
+    """Makes sure that a program of this user's is at the other end, or raises a fault."""
+    if not sys.platform.startswith("linux"):
+        return  # other systems don't tell
+    from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, inet_pton, socket  # noqa: PLC0415
+
+    names = (connection.getpeername(), connection.getsockname())
+    there, here = [(port, inet_pton(family, address)) for address, port, *_ in names]
+    kernel = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    try:
+        # Whoever accepted; or whoever listens, before that; or it was accepted between the two.
+        for other in (here, _NOBODY, here):
+            uid = _user_of(kernel, family, there, other)
+            if uid is not None:
+                break
+    finally:
+        kernel.close()
+    if uid != os.geteuid():
+        who = "nobody that is known here" if uid is None else f"another user ({uid})"
+        raise Fault(f"not your daemon listens there but {who}, who was told nothing")
+
+
+def _user_of(
+    kernel: Any, family: int, there: tuple[int, bytes], here: tuple[int, bytes]
+) -> int | None:
+    """The user of the socket with these ends, or of the one that listens at the first of them."""
+    from _struct import pack, unpack_from  # noqa: PLC0415
+
+    ends = pack("!HH16s16s", there[0], here[0], there[1], here[1])
+    head = pack("=IHHIIBBxxI", _QUESTION, _BY_FAMILY, 1, 1, 0, family, _TCP, 0xFFFFFFFF)
+    kernel.send(head + ends + bytes(4) + b"\xff" * 8)
+    told = kernel.recv(8192)
+    if len(told) < _TOLD or unpack_from("=H", told, 4) != (_BY_FAMILY,):
+        return None
+    listens = told[17] == _LISTEN
+    uid: int
+    uid, inode = unpack_from("=II", told, 80)
+    # A socket that was closed, or not yet accepted, has inode 0 and seems to be root's. And where
+    # no socket has both ends, the kernel tells of the one that listens.
+    return uid if inode and listens == (here == _NOBODY) else None
 
 
 def _split(answer: bytes) -> tuple[int, bytes]:

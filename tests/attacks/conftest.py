@@ -271,6 +271,11 @@ class Attack:
         self._struck = attacker, data.startswith(b"HEAD ")
         return attacker
 
+    @property
+    def struck_on(self) -> socket.socket | None:
+        """Where the last strike went, for an attacker that goes on with a connection."""
+        return None if self._struck is None else self._struck[0]
+
     def struck(self) -> None:
         """Says that a blow fell, which the normal client must survive."""
         self.last_blow = time.monotonic()

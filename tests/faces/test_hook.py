@@ -381,6 +381,95 @@ def test_judge_lets_no_other_value_pass_for_yes(value: object, key: str) -> None
     assert answer["hookSpecificOutput"]["permissionDecision"] == "allow"
 
 
+# Who listens
+
+
+NOBODY = 65534
+SQUATTER = f"""
+import os, socket, sys
+os.setgroups([])
+os.setresgid({NOBODY}, {NOBODY}, {NOBODY})  # here, since another user may not run this Python
+os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+server = socket.create_server((sys.argv[1], 0), family=family)
+print(server.getsockname()[1], flush=True)
+if sys.argv[2] == "accept":
+    print(repr(server.accept()[0].recv(4096)), flush=True)
+sys.stdin.read()
+"""
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    if ":" not in host:
+        return socket.AF_INET
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    return socket.AF_INET6
+
+
+@pytest.mark.parametrize("how", ["listen", "accept"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_hook_says_nothing_to_another_users_listener(host: str, how: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can play another user")
+    _family(host)
+    command = [sys.executable, "-I", "-S", "-c", SQUATTER, host, how]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as squatter:
+        assert squatter.stdout is not None
+        port = int(squatter.stdout.readline())
+        assert_blocked(run(_url(host, port)), f"another user ({NOBODY})")
+        if how == "accept":
+            assert squatter.stdout.readline() == b"b''\n"
+        squatter.kill()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_hook_speaks_to_our_own_listener_accepted_or_not(host: str) -> None:
+    family = _family(host)
+    with socket.create_server((host, 0), family=family) as listener, socket.socket(family) as ours:
+        ours.connect(listener.getsockname()[:2])
+        hook._check_listener(ours, family)  # noqa: SLF001 - the check itself, without a process
+        with listener.accept()[0]:
+            hook._check_listener(ours, family)  # noqa: SLF001
+
+
+def test_hook_takes_a_listener_that_is_gone_for_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as ours:
+        ours.connect(listener.getsockname())
+        listener.accept()[0].close()
+        listener.close()
+        with pytest.raises(hook.Fault, match="nobody"):
+            hook._check_listener(ours, socket.AF_INET)  # noqa: SLF001
+
+
+def test_hook_knows_another_user_who_speaks_ipv4_in_ipv6() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can play another user")
+    _family("::")
+    program = SQUATTER.replace("family=family", "family=family, dualstack_ipv6=True")
+    command = [sys.executable, "-I", "-S", "-c", program, "::", "accept"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as squatter:
+        assert squatter.stdout is not None
+        port = int(squatter.stdout.readline())
+        assert_blocked(run(_url("127.0.0.1", port)), f"another user ({NOBODY})")
+        assert squatter.stdout.readline() == b"b''\n"
+        squatter.kill()
+
+
+@pytest.mark.parametrize("told", [b"", bytes(87), bytes(200), b"\xff" * 200])
+def test_hook_takes_an_answer_of_the_kernels_that_it_cannot_read_for_nobody(told: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(told or b"\0")
+        for end in (hook._NOBODY, (1, b"1")):  # noqa: SLF001
+            assert hook._user_of(ours, socket.AF_INET, (2, b"2"), end) is None  # noqa: SLF001
+            theirs.send(told or b"\0")
+
+
 # With a real daemon
 
 

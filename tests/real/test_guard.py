@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from groove_trio.guard import GUARD_VARIABLE, guard_command
-from groove_trio.shell.procfs import Process, read_children, read_process, send
+from groove_trio.shell.procfs import Process, read_children, send
 
+Marked = Callable[[], list[Process]]
 ROOT = str(Path(__file__).parents[2])
 
 DAEMON = """
@@ -51,25 +51,13 @@ while True:
 """
 
 
-def marked(marker: str) -> list[Process]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid():
-            try:
-                arguments = Path(f"/proc/{name}/cmdline").read_bytes()
-            except OSError:
-                continue
-            process = read_process(name)
-            if process is not None and marker.encode() in arguments:
-                found.append(process)
-    return found
-
-
 class Guarded:
     """A guard, the daemon beneath it, and the pipe through which the daemon tells."""
 
-    def __init__(self, marker: str, *, family: bool = False, **options: object) -> None:
-        self.marker = marker
+    def __init__(
+        self, marker: str, marked: Marked, *, family: bool = False, **options: object
+    ) -> None:
+        self.marked = marked
         self.told, writer = os.pipe()
         kind = "family" if family else "alone"
         python = [os.path.realpath(sys.executable), "-I", "-S", "-c"]
@@ -91,7 +79,7 @@ class Guarded:
         os.close(self.told)
         assert self.guard.stderr is not None
         self.guard.stderr.close()
-        left = marked(self.marker)
+        left = self.marked()
         for process in left:
             send(process, signal.SIGKILL)
         self.guard.wait()
@@ -99,32 +87,27 @@ class Guarded:
 
 
 @pytest.fixture
-def guarded(marker: str) -> Iterator[Guarded]:
-    one = Guarded(marker)
+def guarded(marker: str, marked: Marked) -> Iterator[Guarded]:
+    one = Guarded(marker, marked)
     yield one
     one.close()
 
 
 @pytest.fixture
-def family(marker: str) -> Iterator[Guarded]:
-    one = Guarded(marker, family=True)
+def family(marker: str, marked: Marked) -> Iterator[Guarded]:
+    one = Guarded(marker, marked, family=True)
     yield one
     one.close()
-
-
-@pytest.fixture
-def marker() -> str:
-    return f"3600.{random.SystemRandom().randrange(10**12):012d}"
 
 
 def test_nothing_survives_a_daemon_that_was_killed(family: Guarded) -> None:
-    beneath = marked(family.marker)
+    beneath = family.marked()
     assert len(beneath) >= 6  # guard, daemon, and four that hide in three sessions
     began = time.monotonic()
     os.kill(family.daemon, signal.SIGKILL)
     assert family.wait() == 128 + signal.SIGKILL
     assert time.monotonic() - began < 3
-    assert marked(family.marker) == []
+    assert family.marked() == []
 
 
 def test_the_reader_of_the_readiness_sees_the_end(guarded: Guarded) -> None:
@@ -139,7 +122,7 @@ def test_a_guard_that_is_killed_takes_the_daemon_along_tidily(guarded: Guarded) 
     assert guarded.tell() == " SIGTERM"
     os.kill(guarded.daemon, signal.SIGKILL)
     assert guarded.tell() == ""
-    while marked(guarded.marker):
+    while guarded.marked():
         time.sleep(0.01)
 
 
@@ -178,10 +161,10 @@ def test_the_interrupt_of_a_terminal_reaches_the_guard_alone(guarded: Guarded) -
     guarded.wait()
 
 
-def test_what_was_ignored_stays_ignored(marker: str) -> None:
+def test_what_was_ignored_stays_ignored(marker: str, marked: Marked) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        one = Guarded(marker)
+        one = Guarded(marker, marked)
     finally:
         signal.signal(signal.SIGHUP, before)
     try:

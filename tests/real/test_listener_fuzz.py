@@ -417,7 +417,9 @@ def converse(target: Target, data: bytes, manner: Manner) -> Heard:
             sock.shutdown(socket.SHUT_WR)
             while some := sock.recv(65_536):
                 back += some
-        except (ConnectionResetError, BrokenPipeError):
+        except TimeoutError:
+            raise  # the daemon does not end the conversation
+        except OSError:  # a reset, in one of its guises
             return Heard(sent, back, whole=False)
     return Heard(sent, back, whole=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from groove_trio.shell.subreaper import subreaper
 from groove_trio.words.base import AgentId
 from groove_trio.words.errors import OutOfResources, SpawnFailed
 
+Marked = Callable[[], list[Process]]
 AGENT = AgentId("0badcafe")
 PROJECT = "/nowhere/in/particular"
 PYTHON = [sys.executable, "-I", "-S", "-c"]
@@ -39,36 +39,16 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def marked(marker: str) -> list[Process]:
-    """All processes with the marker in their arguments."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid():
-            try:
-                arguments = Path(f"/proc/{name}/cmdline").read_bytes()
-            except OSError:
-                continue
-            process = read_process(name)
-            if process is not None and marker.encode() in arguments:
-                found.append(process)
-    return found
-
-
 def zombies() -> list[Process]:
     children = [read_process(pid) for pid in read_children(os.getpid())]
     return [child for child in children if child is not None and child.dead]
 
 
-@pytest.fixture
-def marker() -> Iterator[str]:
-    """A number of seconds nobody else sleeps; afterwards nobody with it may live."""
-    marker = f"3600.{random.SystemRandom().randrange(10**12):012d}"
+@pytest.fixture(autouse=True)
+def tidy() -> Iterator[None]:
+    """Leaves neither a zombie nor a descriptor behind."""
     before, dead_before = descriptors(), set(zombies())
-    yield marker
-    left = marked(marker)
-    for process in left:
-        send(process, signal.SIGKILL)
-    assert left == []
+    yield
     assert set(zombies()) == dead_before
     assert descriptors() == before
 
@@ -274,7 +254,9 @@ async def test_stop_wakes_the_suspended_to_be_asked(marker: str) -> None:
         assert (await tree.wait()).signal == "SIGTERM"
 
 
-async def test_stop_kills_who_ignores_it_with_a_grandchild_in_another_session(marker: str) -> None:
+async def test_stop_kills_who_ignores_it_with_a_grandchild_in_another_session(
+    marker: str, marked: Marked
+) -> None:
     code = IGNORE_TERM + textwrap.dedent("""
         import os, sys, time
         if os.fork() == 0:
@@ -288,7 +270,7 @@ async def test_stop_kills_who_ignores_it_with_a_grandchild_in_another_session(ma
         assert len(await tree.survivors()) == 2
         assert await tree.stop(grace_s=0.05) == []
         assert (await tree.wait()).signal == "SIGKILL"
-        assert marked(marker) == []
+        assert marked() == []
 
 
 async def test_sigterm_goes_to_each_process_once(marker: str) -> None:
@@ -322,38 +304,41 @@ async def test_a_second_stop_with_less_grace_does_not_wait_for_the_first(marker:
                 await tree.stop(0)
 
 
-async def test_cancelling_a_stop_cuts_the_grace_and_not_the_killing(marker: str) -> None:
+async def test_cancelling_a_stop_cuts_the_grace_and_not_the_killing(
+    marker: str, marked: Marked
+) -> None:
     script = f"trap '' TERM; echo up; sleep {marker} & sleep {marker}"
     async with opened("sh", "-c", script) as tree:
         await lines(tree, 1)
         with trio.move_on_after(0.05) as scope:
             await tree.stop(grace_s=300)
         assert scope.cancelled_caught
-        assert marked(marker) == []
+        assert marked() == []
 
 
-async def test_closing_in_a_cancelled_task_kills_all_the_same(marker: str) -> None:
+async def test_closing_in_a_cancelled_task_kills_all_the_same(marker: str, marked: Marked) -> None:
     with trio.CancelScope() as scope:
         async with opened("sh", "-c", f"(sleep {marker} &); exec sleep {marker}"):
             scope.cancel()
             await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
-    assert marked(marker) == []
+    assert marked() == []
 
 
-async def test_a_double_fork_is_found(marker: str) -> None:
+async def test_a_double_fork_is_found(marker: str, marked: Marked) -> None:
     script = f"(setsid sleep {marker} & sleep {marker} &); echo up"
     async with opened("sh", "-c", script) as tree:
         await lines(tree, 1)
         assert (await tree.wait()).code == 0
-        await until(lambda: len(marked(marker)) == 2)
+        await until(lambda: len(marked()) == 2)
         assert len(await tree.survivors()) == 2
         assert await tree.stop(grace_s=5) == []
-        assert marked(marker) == []
+        assert marked() == []
 
 
 async def test_who_was_seen_once_is_found_in_another_session_with_an_empty_environment(
     marker: str,
+    marked: Marked,
 ) -> None:
     code = textwrap.dedent("""
         import os, sys, time
@@ -374,9 +359,9 @@ async def test_who_was_seen_once_is_found_in_another_session_with_an_empty_envir
         assert len(await tree.survivors()) == 2
         await tree.write(b"\n")
         await tree.wait()
-        await until(lambda: [one.parent for one in marked(marker)] == [os.getpid()])
-        await until(lambda: Path(f"/proc/{marked(marker)[0].pid}/environ").read_bytes() == b"")
-        assert await tree.survivors() == [one.pid for one in marked(marker)]
+        await until(lambda: [one.parent for one in marked()] == [os.getpid()])
+        await until(lambda: Path(f"/proc/{marked()[0].pid}/environ").read_bytes() == b"")
+        assert await tree.survivors() == [one.pid for one in marked()]
         assert await tree.stop(grace_s=5) == []
 
 
@@ -415,7 +400,9 @@ async def test_a_pid_that_means_another_by_now_is_not_signalled(marker: str) -> 
         assert stranger.wait() == -signal.SIGKILL
 
 
-async def test_leftovers_of_an_earlier_run_are_found_by_their_environment(marker: str) -> None:
+async def test_leftovers_of_an_earlier_run_are_found_by_their_environment(
+    marker: str, marked: Marked
+) -> None:
     script = f"(setsid sleep {marker} &) ; sleep {marker} & exec sleep {marker}"
     env = {"PATH": os.environ["PATH"], "GROOVE_AGENT": AGENT, "GROOVE_PROJECT": PROJECT}
 
@@ -424,19 +411,19 @@ async def test_leftovers_of_an_earlier_run_are_found_by_their_environment(marker
 
     with subreaper(), start() as ours, start(GROOVE_PROJECT="/elsewhere") as theirs:
         try:
-            await until(lambda: len(marked(marker)) == 6)
+            await until(lambda: len(marked()) == 6)
             census = Census(project=PROJECT)
             found = await census.find([AGENT, AgentId("00000000")])
             assert len(found[AGENT]) == 3
             assert found[AgentId("00000000")] == []
             assert await end_leftovers(AGENT, census, grace_s=5) == []
-            assert len(marked(marker)) == 3
+            assert len(marked()) == 3
         finally:
-            for process in marked(marker):
+            for process in marked():
                 send(process, signal.SIGKILL)
         theirs.wait()
         ours.wait()
-        await until(lambda: marked(marker) == [])
+        await until(lambda: marked() == [])
         for zombie in zombies():
             os.waitpid(zombie.pid, 0)
 
@@ -691,9 +678,11 @@ def run_program(marker: str, policy: str, case: str, code: str) -> dict[str, Any
         ("kill", STORM),
     ],
 )
-def test_who_forks_without_end_is_caught(marker: str, policy: str, code: str) -> None:
+def test_who_forks_without_end_is_caught(
+    marker: str, marked: Marked, policy: str, code: str
+) -> None:
     told = run_program(marker, policy, "storm", code)
-    assert marked(marker) == []
+    assert marked() == []
     assert told["survivors"] == []
     assert told["zombies"] == 0
     assert told["took_s"] < 4  # the chain would end by itself after six seconds

@@ -42,7 +42,10 @@ import resource
 import stat
 import struct
 import sys
-from collections.abc import Callable
+
+TYPE_CHECKING = False  # of `typing`, which takes longer to import than all else together
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_NOT_RUN = 127
 """Exit code when nothing was run, as shells have it; the daemon was told why."""

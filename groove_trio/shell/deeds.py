@@ -13,8 +13,7 @@ import socket
 import stat
 import struct
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -22,7 +21,7 @@ from groove_trio.rules.calls import CWD, REMOVE_DIR, Deed, DeedName
 from groove_trio.rules.syscalls import FILE_IOCTLS
 from groove_trio.shell import perform
 from groove_trio.shell.caller import Caller
-from groove_trio.shell.reach import Spot, reach, reach_path
+from groove_trio.shell.reach import Opened, Spot, reach_name, reach_object, reach_path
 from groove_trio.words.knocks import Operation
 
 MAX_VALUE: Final = 65_536  # of an extended attribute: XATTR_SIZE_MAX
@@ -71,13 +70,17 @@ class Held:
 
     caller: Caller
     deed: Deed
-    stack: ExitStack
     names: set[bytes]
+    opened: Opened = field(default_factory=Opened)
 
-    async def spot(self, index: int = 0, *, follow: bool = True) -> Spot:
-        """Where one of the call's paths leads."""
-        where = self.deed.paths[index]
-        return await reach(self.caller, where, self.stack, follow=follow and where.follow)
+    async def object(self, *, follow: bool = True) -> Spot:
+        """What is where the call's first path leads."""
+        where = self.deed.paths[0]
+        return await reach_object(self.caller, where, self.opened, follow=follow and where.follow)
+
+    async def name(self, index: int = 0) -> Spot:
+        """The name that one of the call's paths is."""
+        return await reach_name(self.caller, self.deed.paths[index], self.opened)
 
     def number(self, index: int) -> int:
         """One of the deed's values."""
@@ -87,9 +90,7 @@ class Held:
 
     def copy(self) -> int:
         """A copy of the descriptor that the call is about."""
-        descriptor = self.caller.descriptor(self.deed.paths[0].directory)
-        self.stack.callback(os.close, descriptor)
-        return descriptor
+        return self.opened.keep(self.caller.descriptor(self.deed.paths[0].directory))
 
 
 async def plan(held: Held) -> Plan:
@@ -102,28 +103,39 @@ async def plan(held: Held) -> Plan:
 
 
 async def _open(held: Held) -> Plan:
-    flags, mode = held.number(0), held.number(1)
+    flags = held.number(0)
     if flags & os.O_PATH:
         return PROCEED
     if flags & os.O_TMPFILE == os.O_TMPFILE:
         raise _error(errno.EOPNOTSUPP)  # as some file systems do; programs then use a name
-    fresh = flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL
-    spot = await held.spot(follow=not (flags & os.O_NOFOLLOW or fresh))
-    if spot.mode is None:
-        if not flags & os.O_CREAT:
-            raise _error(errno.ENOENT)
-        if spot.slash:
-            raise _error(errno.EISDIR)
-        mask = held.caller.umask()
-        act = partial(perform.open_new, spot, flags, mode, mask)
-        return Plan([("create", spot)], act, itself=True, flags=flags)
-    if fresh:
+    creates, fresh = bool(flags & os.O_CREAT), bool(flags & os.O_EXCL)
+    try:
+        follow = not (flags & os.O_NOFOLLOW or (creates and fresh))
+        spot = await held.object(follow=follow)
+    except FileNotFoundError:
+        if not creates:
+            raise
+        return await _create(held, follow=follow)
+    if creates and fresh:
         raise _error(errno.EEXIST)
     _check_open(spot, flags)
     if not flags & (os.O_ACCMODE | os.O_TRUNC):
         return PROCEED  # there is nothing to create, so it is a read
     act = partial(perform.open_existing, spot, flags)
     return Plan([("write", spot)], act, itself=True, flags=flags)
+
+
+async def _create(held: Held, *, follow: bool) -> Plan:
+    """An open of what is not there: the last name is new, or a link to what is new."""
+    flags, mode = held.number(0), held.number(1)
+    where = held.deed.paths[0]
+    path = held.caller.text(where.address)
+    spot = await reach_path(held.caller, where.directory, path, held.opened, follow=follow)
+    if spot.slash or path.endswith("/"):
+        raise _error(errno.EISDIR)
+    _missing(spot)
+    act = partial(perform.open_new, spot, flags, mode, held.caller.umask())
+    return Plan([("create", spot)], act, itself=True, flags=flags)
 
 
 def _check_open(spot: Spot, flags: int) -> None:
@@ -138,7 +150,7 @@ def _check_open(spot: Spot, flags: int) -> None:
 
 
 async def _truncate(held: Held) -> Plan:
-    spot = _existing(await held.spot())
+    spot = await held.object()
     if spot.is_directory:
         raise _error(errno.EISDIR)
     if spot.mode is None or not stat.S_ISREG(spot.mode):
@@ -150,13 +162,13 @@ async def _truncate(held: Held) -> Plan:
 
 
 async def _mkdir(held: Held) -> Plan:
-    spot = _missing(await held.spot(follow=False))
+    spot = _missing(await held.name())
     mask = held.caller.umask()
     return Plan([("create", spot)], partial(perform.make_directory, spot, held.number(0), mask))
 
 
 async def _mknod(held: Held) -> Plan:
-    spot = _missing(await held.spot(follow=False))
+    spot = _missing(await held.name())
     if spot.slash:
         raise _error(errno.ENOENT)
     mask = held.caller.umask()
@@ -166,14 +178,14 @@ async def _mknod(held: Held) -> Plan:
 
 async def _symlink(held: Held) -> Plan:
     target = held.caller.text(held.number(0))
-    spot = _missing(await held.spot(follow=False))
+    spot = _missing(await held.name())
     if not target or spot.slash:
         raise _error(errno.ENOENT)
     return Plan([("create", spot)], partial(perform.symlink, target, spot))
 
 
 async def _unlink(held: Held) -> Plan:
-    spot = _existing(await held.spot(follow=False))
+    spot = _existing(await held.name())
     directory = bool(held.number(0) & REMOVE_DIR)
     if directory and not spot.is_directory:
         raise _error(errno.ENOTDIR)
@@ -183,8 +195,8 @@ async def _unlink(held: Held) -> Plan:
 
 
 async def _rename(held: Held) -> Plan:
-    old = _existing(await held.spot(0, follow=False))
-    new = await held.spot(1, follow=False)
+    old = _existing(await held.name(0))
+    new = await held.name(1)
     flags = held.number(0)
     if flags & RENAME_NOREPLACE and new.mode is not None:
         raise _error(errno.EEXIST)
@@ -196,8 +208,8 @@ async def _rename(held: Held) -> Plan:
 
 
 async def _link(held: Held) -> Plan:
-    old = _existing(await held.spot(0))
-    new = _missing(await held.spot(1, follow=False))
+    old = await held.object()
+    new = _missing(await held.name(1))
     if old.is_directory:
         raise _error(errno.EPERM)
     if old.nameless or new.slash:
@@ -207,19 +219,19 @@ async def _link(held: Held) -> Plan:
 
 
 async def _chmod(held: Held) -> Plan:
-    spot = _existing(await held.spot())
+    spot = await held.object()
     return Plan([("metadata", spot)], partial(perform.change_mode, spot, held.number(0)))
 
 
 async def _chown(held: Held) -> Plan:
-    spot = _existing(await held.spot())
+    spot = await held.object()
     act = partial(perform.change_owner, spot, held.number(0), held.number(1))
     return Plan([("metadata", spot)], act)
 
 
 async def _utime(held: Held) -> Plan:
     times = _times(held)
-    spot = _existing(await held.spot())
+    spot = await held.object()
     return Plan([("metadata", spot)], partial(perform.change_times, spot, times))
 
 
@@ -245,13 +257,13 @@ async def _setxattr(held: Held) -> Plan:
         raise _error(errno.E2BIG)
     name = os.fsencode(held.caller.text(name_at, MAX_NAME))
     value = held.caller.data(value_at, size) if size else b""
-    spot = _existing(await held.spot())
+    spot = await held.object()
     return Plan([("metadata", spot)], partial(perform.set_attribute, spot, name, value, flags))
 
 
 async def _removexattr(held: Held) -> Plan:
     name = os.fsencode(held.caller.text(held.number(0), MAX_NAME))
-    spot = _existing(await held.spot())
+    spot = await held.object()
     return Plan([("metadata", spot)], partial(perform.remove_attribute, spot, name))
 
 
@@ -261,7 +273,7 @@ async def _ioctl(held: Held) -> Plan:
     if size is None:
         raise _error(errno.EPERM)
     value = held.caller.data(address, size)
-    spot = await held.spot()
+    spot = await held.object()
     return Plan([("metadata", spot)], partial(perform.control, held.copy(), command, value))
 
 
@@ -276,7 +288,7 @@ async def _connect(held: Held) -> Plan:
             raise _error(errno.ECONNREFUSED)  # nobody of this agent's listens there
         return Plan([], partial(perform.connect, descriptor, address), waits=waits)
     path = os.fsdecode(address[2:].split(b"\0", 1)[0])
-    spot = _existing(await reach_path(held.caller, CWD, path, held.stack))
+    spot = _existing(await reach_path(held.caller, CWD, path, held.opened, follow=True))
     if spot.mode is None or not stat.S_ISSOCK(spot.mode):
         raise _error(errno.ECONNREFUSED)
     return Plan([("write", spot)], partial(perform.connect_path, descriptor, spot), waits=waits)
@@ -290,7 +302,7 @@ async def _bind(held: Held) -> Plan:
     if address[2:3] in {b"", b"\0"}:
         return Plan([], partial(_bind_abstract, held, descriptor, address))
     path = os.fsdecode(address[2:].split(b"\0", 1)[0])
-    spot = await reach_path(held.caller, CWD, path, held.stack, follow=False)
+    spot = await reach_path(held.caller, CWD, path, held.opened, follow=False)
     if spot.mode is not None:
         raise _error(errno.EADDRINUSE)
     act = partial(perform.bind_path, descriptor, spot, held.caller.umask())

@@ -20,19 +20,18 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import trio
 
 from groove_trio.rules.calls import FORMS
-from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, by_number
+from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, Call, by_number
 from groove_trio.shell.caller import Caller
-from groove_trio.shell.deeds import Held, Plan, plan
+from groove_trio.shell.deeds import PROCEED, Held, Plan, plan
 from groove_trio.shell.mounts import Mounts
 from groove_trio.shell.perform import Unprivileged, is_privileged
-from groove_trio.shell.reach import Spot
+from groove_trio.shell.reach import Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications
 from groove_trio.words.actors import agent_actor
 from groove_trio.words.base import AgentId
@@ -113,39 +112,41 @@ class Gate:
         try:
             async with trio.open_nursery() as nursery:
                 while (note := await self.notifications.receive()) is not None:
-                    meant = [call for call in calls[note.number] if call.holds(note.arguments)]
-                    if meant and meant[0].answer == "knock":
-                        await self._answer(note, meant[0].name, nursery)
+                    call = meant(calls[note.number], note.arguments)
+                    if call.answer == "knock":
+                        await self._answer(note, call.name, nursery)
                     else:
-                        nursery.start_soon(self._refuse, note, meant[0].name if meant else "?")
+                        nursery.start_soon(self._refuse, note, call.name)
         finally:
             self.notifications.close()
 
     async def _answer(self, note: Notification, name: str, nursery: trio.Nursery) -> None:
         """Plans one call and asks about it; then it is performed, here or in a task of its own."""
-        with ExitStack() as stack:
-            held = Held(Caller(note.pid), FORMS[name](note.arguments), stack, self._names)
-            try:
-                asked = await plan(held)
-                if not self.notifications.holds(note.id):
-                    return
-                if held.deed.name == "leave":
-                    self.left(note.pid)
-                denied, seq = await self._denied(held, asked, name)
-                if denied is not None:
-                    nursery.start_soon(self._deny, note, denied, seq)
-                elif self._may_wait(asked):
-                    nursery.start_soon(self._perform_patiently, note, asked, stack.pop_all())
-                else:
-                    self._perform(note, asked)
-            except OSError as error:
-                if error.errno in _NOT_YET and asked.flags and not asked.flags & os.O_NONBLOCK:
-                    nursery.start_soon(self._perform_patiently, note, asked, stack.pop_all())
-                else:
-                    self.notifications.fail(note.id, error.errno or errno.EACCES)
-            except Exception:  # one call, whatever is wrong with it: the gate goes on
-                _log.exception("a held %s could not be made out", name)
-                self.notifications.fail(note.id, errno.EACCES)
+        held = Held(Caller(note.pid), FORMS[name](note.arguments), self._names)
+        asked = PROCEED
+        try:
+            asked = await plan(held)
+            if not self.notifications.holds(note.id):
+                return
+            if held.deed.name == "leave":
+                self.left(note.pid)
+            denied, seq = await self._denied(held, asked, name)
+            if denied is not None:
+                nursery.start_soon(self._deny, note, denied, seq)
+            elif self._may_wait(asked):
+                nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
+            else:
+                self._perform(note, asked)
+        except OSError as error:
+            if _is_early(error, asked):
+                nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
+            else:
+                self.notifications.fail(note.id, error.errno or errno.EACCES)
+        except Exception:  # one call, whatever is wrong with it: the gate goes on
+            _log.exception("a held %s could not be made out", name)
+            self.notifications.fail(note.id, errno.EACCES)
+        finally:
+            held.opened.close()
 
     # Asking
 
@@ -214,7 +215,7 @@ class Gate:
         """Whether performing it may wait for somebody: a socket's peer, a file server."""
         return asked.waits or (
             asked.act is not None
-            and not all(self._mounts.local(spot) for _, spot in asked.questions)
+            and not all(self._mounts.local(spot.device) for _, spot in asked.questions)
         )
 
     def _perform(self, note: Notification, asked: Plan) -> None:
@@ -241,26 +242,43 @@ class Gate:
         finally:
             os.close(result)
 
-    async def _perform_patiently(self, note: Notification, asked: Plan, stack: ExitStack) -> None:
+    async def _perform_patiently(self, note: Notification, asked: Plan, opened: Opened) -> None:
         """Performs what may take long, as long as the caller waits for it."""
-        with stack:
-            try:
-                while self.notifications.holds(note.id):
-                    try:
-                        result = await trio.to_thread.run_sync(
-                            self._act, asked, abandon_on_cancel=True, limiter=self._threads
-                        )
-                    except OSError as error:
-                        if error.errno not in _NOT_YET or not asked.flags:
-                            raise
-                        if asked.flags & os.O_NONBLOCK:
-                            raise
-                        await trio.sleep(LOOK_AGAIN_S)
-                    else:
-                        self._give(note, asked, result)
-                        return
-            except OSError as error:
-                self.notifications.fail(note.id, error.errno or errno.EACCES)
+        try:
+            while self.notifications.holds(note.id):
+                try:
+                    result = await trio.to_thread.run_sync(
+                        self._act, asked, abandon_on_cancel=True, limiter=self._threads
+                    )
+                except OSError as error:
+                    if not _is_early(error, asked):
+                        raise
+                    await trio.sleep(LOOK_AGAIN_S)
+                else:
+                    self._give(note, asked, result)
+                    return
+        except OSError as error:
+            self.notifications.fail(note.id, error.errno or errno.EACCES)
+        finally:
+            opened.close()
+
+
+def meant(calls: Sequence[Call], arguments: Sequence[int]) -> Call:
+    """Which of the calls of a number it is; the filter has held it for one of them."""
+    return next(call for call in calls if len(calls) == 1 or call.holds(arguments))
+
+
+def hand_on(opened: Opened) -> Opened:
+    """Takes descriptors over from who would close them."""
+    taken = Opened(opened)
+    opened.clear()
+    return taken
+
+
+def _is_early(error: OSError, asked: Plan) -> bool:
+    """Whether an open that may wait would have to: for a FIFO's reader, for a lease's holder."""
+    waits = asked.flags and not asked.flags & os.O_NONBLOCK
+    return bool(waits) and error.errno in _NOT_YET
 
 
 def _is_file(spot: Spot) -> bool:

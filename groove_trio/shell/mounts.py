@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from groove_trio.shell.reach import Spot
-
 LOCAL: Final = frozenset({
     "bcachefs", "btrfs", "devpts", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs",
     "jfs", "ntfs3", "overlay", "proc", "ramfs", "squashfs", "sysfs", "tmpfs", "vfat", "xfs", "zfs",
@@ -24,9 +22,8 @@ class Mounts:
     def __init__(self) -> None:
         self._local: dict[int, bool] = {}
 
-    def local(self, spot: Spot) -> bool:
-        """Whether nobody has to be waited for at a spot."""
-        device = os.fstat(spot.parent if spot.parent >= 0 else spot.itself).st_dev
+    def local(self, device: int) -> bool:
+        """Whether nobody has to be waited for there."""
         known = self._local.get(device)
         if known is None:
             known = self._local[device] = _types().get(device) in LOCAL

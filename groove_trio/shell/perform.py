@@ -24,7 +24,7 @@ import struct
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from groove_trio.rules.calls import EMPTY_PATH
+from groove_trio.rules.calls import CWD, EMPTY_PATH, FOLLOW
 from groove_trio.shell.reach import Spot
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -112,11 +112,8 @@ OUR_UMASK = umask()
 def open_existing(spot: Spot, flags: int) -> int:
     """Opens what is there. EWOULDBLOCK: somebody has a lease on it; ENXIO: a FIFO nobody reads."""
     wanted = (flags & ~_NEVER) | _ALWAYS
-    if spot.itself >= 0:
-        descriptor = os.open(f"/proc/self/fd/{spot.itself}", wanted)
-    else:
-        descriptor = os.open(spot.name, wanted | os.O_NOFOLLOW, dir_fd=spot.parent)
-    return _opened(descriptor, spot.mode or 0, flags)
+    descriptor = os.open(f"/proc/self/fd/{spot.itself}", wanted)
+    return _opened(descriptor, flags)
 
 
 def open_new(spot: Spot, flags: int, mode: int, mask: int) -> int:
@@ -126,18 +123,16 @@ def open_new(spot: Spot, flags: int, mode: int, mask: int) -> int:
     descriptor = os.open(spot.name, wanted, mode, dir_fd=spot.parent)
     if mode & OUR_UMASK:
         os.fchmod(descriptor, mode)
-    return _opened(descriptor, stat.S_IFREG, flags)
+    return _opened(descriptor, flags)
 
 
-def _opened(descriptor: int, mode: int, flags: int) -> int:
-    try:
-        if stat.S_IFMT(os.fstat(descriptor).st_mode) != stat.S_IFMT(mode):
-            raise _error(errno.EACCES)  # it was swapped for something of another kind
-        if not flags & os.O_NONBLOCK:
+def _opened(descriptor: int, flags: int) -> int:
+    if not flags & os.O_NONBLOCK:
+        try:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & _SET_FLAGS)
-    except OSError:
-        os.close(descriptor)
-        raise
+        except OSError:
+            os.close(descriptor)
+            raise
     return descriptor
 
 
@@ -183,11 +178,8 @@ def rename(old: Spot, new: Spot, flags: int) -> None:
 
 def link(old: Spot, new: Spot) -> None:
     """Gives a file a further name; a link that was not followed is itself linked."""
-    if old.itself >= 0:
-        path = f"/proc/self/fd/{old.itself}".encode()
-        _check(_libc.linkat(-100, path, new.parent, _name(new), 0x400))
-    else:
-        _check(_libc.linkat(old.parent, _name(old), new.parent, _name(new), 0))
+    path = f"/proc/self/fd/{old.itself}".encode()
+    _check(_libc.linkat(CWD, path, new.parent, _name(new), FOLLOW))
 
 
 def symlink(target: str, spot: Spot) -> None:
@@ -252,7 +244,7 @@ def bind(descriptor: int, address: bytes) -> None:
 def bind_path(descriptor: int, spot: Spot, mask: int) -> None:
     """Creates a name for a UNIX socket; getsockname(2) will tell of our way to it."""
     bind(descriptor, _unix(f"/proc/self/fd/{spot.parent}/{spot.name}"))
-    with _object(Spot(spot.parent, spot.name, spot.path, None)) as path:
+    with _object(spot) as path:
         os.chmod(path, 0o777 & ~mask)
 
 

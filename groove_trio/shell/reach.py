@@ -2,11 +2,12 @@
 
 The walk is the kernel's own: one `openat2(2)` from the directory that the caller meant. What
 comes back is a descriptor, so whatever becomes of the names on the way, what was looked at is
-what is worked on. The last name is looked at by itself; a link there is read and its target
-walked to in the same way. Only then is the path asked of the kernel, for the decision.
+what is worked on; and its path is then asked of the kernel, for the decision. A deed that works
+on what is there walks to the thing itself (`reach_object`). One that works on a name walks to
+the directory, and looks at the last name by itself (`reach_name`).
 
 What the walk refuses are magic links, those under ``/proc`` that are doors rather than texts
-(``/proc/self/root``): they mean one thing to the caller and another to us. The two that
+(``/proc/self/root``): they mean one thing to the caller and another to us. The ones that
 programs do use are taken for what they mean to the caller: ``/proc/self/fd/1``, which is where
 ``/dev/stdout`` and ``/dev/fd/1`` lead.
 
@@ -22,7 +23,6 @@ import os
 import re
 import stat
 import struct
-from contextlib import ExitStack
 
 import trio
 
@@ -34,11 +34,10 @@ MAX_LINKS = 40  # as the kernel: path_resolution(7)
 _OPENAT2 = 437
 _NO_MAGIC = 0x02  # RESOLVE_NO_MAGICLINKS
 _CACHED = 0x20  # RESOLVE_CACHED, Linux 5.12
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_CACHED_WALK = struct.pack("=QQQ", _DIRECTORY, 0, _NO_MAGIC | _CACHED)
-_WALK = struct.pack("=QQQ", _DIRECTORY, 0, _NO_MAGIC)
+_PATH = os.O_PATH | os.O_CLOEXEC
 _SIZE = 24  # struct open_how
 _OWN = re.compile(r"\A/proc/(\d+)(?:/task/\d+)?/fd\Z")
+_REMOVED = " (deleted)"
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.argtypes = (
@@ -51,30 +50,45 @@ _syscall.argtypes = (
 _syscall.restype = ctypes.c_long
 
 
+class _How:
+    """One way to walk: with what is at hand, and with all it takes."""
+
+    __slots__ = ("cached", "patient")
+
+    def __init__(self, flags: int) -> None:
+        self.cached = struct.pack("=QQQ", _PATH | flags, 0, _NO_MAGIC | _CACHED)
+        self.patient = struct.pack("=QQQ", _PATH | flags, 0, _NO_MAGIC)
+
+
+_TO_DIRECTORY = _How(os.O_DIRECTORY)
+_TO_OBJECT = _How(0)
+_TO_LINK = _How(os.O_NOFOLLOW)
+
+
 class Spot:
     """Where a path leads.
 
     Attributes:
-        parent: O_PATH descriptor of the directory that the last name is in.
+        parent: O_PATH descriptor of the directory that the last name is in; -1 where `itself`
+            is known.
+        itself: O_PATH descriptor of what is meant; -1 where a name is.
         name: The last name; ``.`` where the directory itself is meant.
         path: Absolute and without links, for the decision.
         mode: Of what is there now; None where nothing is. As lstat(2) tells it.
-        itself: O_PATH descriptor of what is meant, where no name leads to it: a descriptor of
-            the caller's. `parent` is -1 then.
+        device: What it is on.
         nameless: Whether it has no name anywhere: a pipe, or a file that was removed.
         slash: Whether the caller wrote a slash at the end, so that only a directory will do.
     """
 
-    __slots__ = ("itself", "mode", "name", "nameless", "parent", "path", "slash")
+    __slots__ = ("device", "itself", "mode", "name", "nameless", "parent", "path", "slash")
 
-    def __init__(self, parent: int, name: str, path: str, mode: int | None) -> None:
-        self.parent = parent
-        self.name = name
+    def __init__(self, path: str, mode: int | None, device: int) -> None:
         self.path = path
         self.mode = mode
-        self.itself = -1
-        self.nameless = False
-        self.slash = False
+        self.device = device
+        self.parent = self.itself = -1
+        self.name = "."
+        self.nameless = self.slash = False
 
     @property
     def is_link(self) -> bool:
@@ -87,51 +101,120 @@ class Spot:
         return self.mode is not None and stat.S_ISDIR(self.mode)
 
 
-async def reach(caller: Caller, where: Where, held: ExitStack, *, follow: bool = True) -> Spot:
-    """Walks to what a call means. Checkpoints only where the walk has to wait.
+class Opened(list[int]):
+    """Descriptors that are open while a caller is held; closed together."""
+
+    def keep(self, descriptor: int) -> int:
+        """Adds one, and gives it back."""
+        self.append(descriptor)
+        return descriptor
+
+    def close(self) -> None:
+        """Closes all."""
+        while self:
+            os.close(self.pop())
+
+
+async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: bool) -> Spot:
+    """Walks to what is there. Checkpoints only where the walk has to wait.
 
     Args:
         caller: Who means it.
         where: What it said.
-        held: Closes the descriptors of the spot.
-        follow: Whether a link that is the last name is followed, unless a slash follows it.
+        opened: Where the descriptors of the spot go.
+        follow: Whether a link that is the last name is followed.
 
     Raises:
-        OSError: With the error number that the call gets.
+        OSError: With the error number that the call gets; ENOENT, nothing is there.
     """
-    if not where.address:
-        return _of_descriptor(caller, where.directory, held)
-    path = caller.text(where.address)
-    if not path and where.flags & EMPTY_PATH:
-        return _of_descriptor(caller, where.directory, held)
-    return await reach_path(caller, where.directory, path, held, follow=follow)
+    path = _text(caller, where)
+    if not path:
+        return of_descriptor(caller, where.directory, opened)
+    start = -1 if path[0] == "/" else opened.keep(caller.directory(where.directory))
+    try:
+        itself = opened.keep(await _walk(start, path, _TO_OBJECT if follow else _TO_LINK))
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return await _through_links(caller, start, path, opened, follow=follow)
+    spot = _of(itself)
+    if spot.path.startswith("/proc/"):  # of whose process, that is the question
+        return await _through_links(caller, start, path, opened, follow=follow)
+    if spot.nameless:
+        raise _error(errno.ENOENT)  # it was removed while we walked
+    return spot
+
+
+async def reach_name(caller: Caller, where: Where, opened: Opened) -> Spot:
+    """Walks to a name, whether there is something or not; a link there is not followed.
+
+    As `reach_object` otherwise. A slash behind a link's name has it followed.
+    """
+    path = _text(caller, where)
+    if not path:
+        return of_descriptor(caller, where.directory, opened)
+    start = -1 if path[0] == "/" else opened.keep(caller.directory(where.directory))
+    return await _through_links(caller, start, path, opened, follow=False)
 
 
 async def reach_path(
-    caller: Caller, directory: int, path: str, held: ExitStack, *, follow: bool = True
+    caller: Caller, directory: int, path: str, opened: Opened, *, follow: bool
 ) -> Spot:
-    """As `reach`, for a path that was read already; relative ones are taken from `directory`."""
+    """Walks to a name that was read already, as `reach_name`; `follow` goes on through links."""
     if not path:
         raise _error(errno.ENOENT)
-    start = -1
+    start = -1 if path[0] == "/" else opened.keep(caller.directory(directory))
+    return await _through_links(caller, start, path, opened, follow=follow)
+
+
+def of_descriptor(caller: Caller, number: int, opened: Opened) -> Spot:
+    """What one of the caller's descriptors means.
+
+    Raises:
+        OSError: EBADF, it has no such descriptor.
+    """
+    return _of(opened.keep(caller.directory(number)))
+
+
+def _text(caller: Caller, where: Where) -> str:
+    """The path; empty where the descriptor itself is meant."""
+    if not where.address:
+        return ""
+    path = caller.text(where.address)
+    if not path and not where.flags & EMPTY_PATH:
+        raise _error(errno.ENOENT)
+    return path
+
+
+def _of(itself: int) -> Spot:
+    told = os.fstat(itself)
+    path = os.readlink(f"/proc/self/fd/{itself}")
+    spot = Spot(path, told.st_mode, told.st_dev)
+    spot.itself = itself
+    spot.nameless = not path.startswith("/") or told.st_nlink == 0 or path.endswith(_REMOVED)
+    return spot
+
+
+async def _through_links(
+    caller: Caller, start: int, path: str, opened: Opened, *, follow: bool
+) -> Spot:
+    """Walks to the directory and looks at the last name, from link to link."""
     for _ in range(MAX_LINKS):
-        if start < 0 and not path.startswith("/"):
-            start = caller.directory(directory)
-            held.callback(os.close, start)
         above, name, slash = _split(path)
-        parent = await _walk(start, above)
-        held.callback(os.close, parent)
+        parent = opened.keep(await _walk(start, above, _TO_DIRECTORY))
         place = os.readlink(f"/proc/self/fd/{parent}")
         if place.startswith("/proc/") and (own := _OWN.match(place)) is not None:
-            return _own_descriptor(caller, int(own[1]), name, held)
+            return _own_descriptor(caller, int(own[1]), name, opened)
         mode = _mode_of(parent, name)
         if mode is not None and stat.S_ISLNK(mode) and (follow or slash):
             start, path = parent, os.readlink(name, dir_fd=parent) + "/" * slash
             continue
-        spot = Spot(parent, name, place if name == "." else f"{place.rstrip('/')}/{name}", mode)
-        spot.slash = slash
-        if name == "." and os.fstat(parent).st_nlink == 0:
-            raise _error(errno.ENOENT)
+        told = os.fstat(parent)
+        if told.st_nlink == 0:
+            raise _error(errno.ENOENT)  # in a directory that was removed
+        full = place if name == "." else f"{place.rstrip('/')}/{name}"
+        spot = Spot(full, mode, told.st_dev)
+        spot.parent, spot.name, spot.slash = parent, name, slash
         return spot
     raise _error(errno.ELOOP)
 
@@ -145,18 +228,19 @@ def _split(path: str) -> tuple[str, str, bool]:
     return (above or "/") if "/" in plain else ".", name, plain != path
 
 
-async def _walk(start: int, path: str) -> int:
+async def _walk(start: int, path: str, how: _How) -> int:
     name = os.fsencode(path)
-    found: int = _syscall(_OPENAT2, start, name, _CACHED_WALK, _SIZE)
-    if found < 0 and ctypes.get_errno() == errno.EAGAIN:
-        return await trio.to_thread.run_sync(_walk_slowly, start, name)
+    found: int = _syscall(_OPENAT2, start, name, how.cached, _SIZE)
     if found < 0:
-        raise _error(ctypes.get_errno())
+        number = ctypes.get_errno()
+        if number != errno.EAGAIN:
+            raise _error(number)
+        return await trio.to_thread.run_sync(_walk_patiently, start, name, how)
     return found
 
 
-def _walk_slowly(start: int, name: bytes) -> int:
-    found: int = _syscall(_OPENAT2, start, name, _WALK, _SIZE)
+def _walk_patiently(start: int, name: bytes, how: _How) -> int:
+    found: int = _syscall(_OPENAT2, start, name, how.patient, _SIZE)
     if found < 0:
         raise _error(ctypes.get_errno())
     return found
@@ -169,22 +253,11 @@ def _mode_of(parent: int, name: str) -> int | None:
         return None
 
 
-def _own_descriptor(caller: Caller, process: int, name: str, held: ExitStack) -> Spot:
+def _own_descriptor(caller: Caller, process: int, name: str, opened: Opened) -> Spot:
     """``/proc/self/fd/N``; our own self was met on the way, and the caller's is meant."""
     if process not in {os.getpid(), caller.process()} or not name.isdecimal():
         raise _error(errno.EACCES)
-    return _of_descriptor(caller, int(name), held)
-
-
-def _of_descriptor(caller: Caller, number: int, held: ExitStack) -> Spot:
-    itself = caller.directory(number)
-    held.callback(os.close, itself)
-    told = os.fstat(itself)
-    path = os.readlink(f"/proc/self/fd/{itself}")
-    spot = Spot(-1, "", path, told.st_mode)
-    spot.itself = itself
-    spot.nameless = not path.startswith("/") or told.st_nlink == 0
-    return spot
+    return of_descriptor(caller, int(name), opened)
 
 
 def _error(number: int) -> OSError:

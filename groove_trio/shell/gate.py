@@ -129,7 +129,7 @@ class Gate:
             if not self.notifications.holds(note.id):
                 return
             if held.deed.name == "leave":
-                self.left(note.pid)
+                self.left(held.caller.process())
             denied, seq = await self._denied(held, asked, name)
             if denied is not None:
                 nursery.start_soon(self._deny, note, denied, seq)

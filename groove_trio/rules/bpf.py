@@ -163,8 +163,8 @@ def _test(test: Test, *, skip: int) -> list[Instruction]:
     """Goes on if a test holds, and otherwise as many instructions further."""
     code: list[Instruction] = [(LOAD, 0, 0, ARGUMENTS_AT + 8 * test.argument)]
     if test.values == (0,):
-        jumps = (0, skip) if test.negate else (skip, 0)
-        return [*code, (IF_ANY_BIT, *jumps, test.mask)]
+        true, false = (0, skip) if test.negate else (skip, 0)
+        return [*code, (IF_ANY_BIT, true, false, test.mask)]
     if test.mask != _ALL_BITS:
         code.append((AND, 0, 0, test.mask))
     last = len(test.values) - 1

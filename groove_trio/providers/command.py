@@ -16,7 +16,7 @@ class CommandProvider:
 
     name = "command"
     summary = "Any command: argv as it is, the prompt on standard input"
-    containment: tuple[Containment, ...] = ("hooks",)
+    containment: tuple[Containment, ...] = ("gate", "wall", "hooks")
 
     def launch(self, spec: AgentSpec, place: Place) -> Launch:  # noqa: ARG002 - the protocol's
         """Starts the spec's own argv.

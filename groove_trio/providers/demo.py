@@ -21,7 +21,7 @@ class DemoProvider:
 
     name = "demo"
     summary = "A scripted agent: a real process that follows the steps of its prompt"
-    containment: tuple[Containment, ...] = ("hooks",)
+    containment: tuple[Containment, ...] = ("gate", "wall", "hooks")
 
     def launch(self, spec: AgentSpec, place: Place) -> Launch:  # noqa: ARG002 - the protocol's
         """Starts the script; its one line is the first on standard input.

@@ -96,6 +96,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
             "An agent may do this operation on this path. `onBehalf`: the agent did not ask "
             "itself, `actor` did for it."
         ),
+        GATE_REFUSE: "A process of an agent made a call that no agent may make; it was refused.",
         KNOCK_DENIED: "An agent may not do this operation on this path; `onBehalf` as above.",
         LEASE_DECLARE: "An agent took a lease.",
         LEASE_REFUSE: "An agent was refused a lease.",

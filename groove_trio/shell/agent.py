@@ -174,6 +174,8 @@ class Agent:
             started=status.started,
             ended=status.ended,
             last_seq=self.output.last_seq,
+            held=status.held,
+            canary=status.canary,
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -67,6 +67,12 @@ class OpenTree(Protocol):
         ...
 
 
+OpenConfined = Callable[
+    [Agent, Launch, Place, Mapping[str, str], int, int | None], Awaitable[Tree]
+]
+"""`Confining.open`: agent, launch, place, environment, working directory, descriptor limit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launcher:
     """Starts agents' programs.
@@ -78,6 +84,7 @@ class Launcher:
         census: Where trees are enrolled.
         providers: Those known, by name.
         containment: What agents can be held to here, strongest first.
+        confined: What starts a program behind gate or wall; needed for these levels alone.
         descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
         open_tree: What starts a tree.
     """
@@ -87,7 +94,8 @@ class Launcher:
     store: Store
     census: Census
     providers: Mapping[str, Provider]
-    containment: Sequence[Containment] = AVAILABLE
+    containment: Callable[[], Sequence[Containment]] = lambda: AVAILABLE
+    confined: OpenConfined | None = None
     descriptor_limit: int | None = None
     open_tree: OpenTree = open_tree
 
@@ -125,7 +133,7 @@ class Launcher:
 
     def held_to(self, provider: Provider) -> list[Containment]:
         """What a provider's agents can be held to on this machine, strongest first."""
-        return [level for level in self.containment if level in provider.containment]
+        return [level for level in self.containment() if level in provider.containment]
 
     def choose_containment(self, spec: AgentSpec, provider: Provider) -> Containment:
         """What was asked for, or the strongest there is; never less than asked.
@@ -159,19 +167,38 @@ class Launcher:
             tmp=str(self.store.tmp(agent.id)),
         )
         launch = ask_provider(self.provider(agent.spec.provider), agent.spec, place)
+        env = environment(os.environ, agent.spec, launch, place)
         directory = open_directory(place.cwd)
         try:
-            tree = await self.open_tree(
-                argv=launch.argv,
-                cwd=directory,
-                env=environment(os.environ, agent.spec, launch, place),
-                agent=agent.id,
-                census=self.census,
-                descriptor_limit=self.descriptor_limit,
-            )
+            if agent.status.containment != "hooks":
+                tree = await self._confine(agent, launch, place, env, directory)
+            else:
+                tree = await self.open_tree(
+                    argv=launch.argv,
+                    cwd=directory,
+                    env=env,
+                    agent=agent.id,
+                    census=self.census,
+                    descriptor_limit=self.descriptor_limit,
+                )
         finally:
             os.close(directory)
         return tree, launch
+
+    async def _confine(
+        self, agent: Agent, launch: Launch, place: Place, env: Mapping[str, str], directory: int
+    ) -> Tree:
+        """As `open_tree`, inside a sandbox; an agent of an earlier run may ask for more than is.
+
+        Raises:
+            ContainmentUnavailable: This kernel does not give what the agent was admitted with.
+        """
+        available = self.held_to(self.provider(agent.spec.provider))
+        level = agent.status.containment
+        if level not in available or self.confined is None:
+            detail = f"{level} is not available here any more; there is {', '.join(available)}"
+            raise ContainmentUnavailable(detail, available=available)
+        return await self.confined(agent, launch, place, env, directory, self.descriptor_limit)
 
     def check_cwd(self, cwd: str) -> str:
         """Where a working directory is, relative to the project root; ``""`` for the root.

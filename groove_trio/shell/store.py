@@ -40,7 +40,7 @@ from groove_trio.shell.files import (
     write_atomic,
 )
 from groove_trio.shell.output import repair
-from groove_trio.words.agents import AgentSpec, AgentState, Containment
+from groove_trio.words.agents import AgentSpec, AgentState, Containment, Hold
 from groove_trio.words.base import AgentId, Word
 from groove_trio.words.errors import UnsafeState, shown
 
@@ -68,6 +68,8 @@ class AgentStatus(Word, frozen=True):
     exit_signal: str | None = None
     started: str | None = None
     ended: str | None = None
+    held: list[Hold] = []
+    canary: dict[str, str] = {}
     format: int = FORMAT
 
 

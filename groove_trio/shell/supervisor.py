@@ -32,7 +32,7 @@ from groove_trio.shell.census import Census
 from groove_trio.shell.changing import Changing
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.hub import Hub
-from groove_trio.shell.launching import AVAILABLE, Launcher, OpenTree
+from groove_trio.shell.launching import AVAILABLE, Launcher, OpenConfined, OpenTree
 from groove_trio.shell.life import Life
 from groove_trio.shell.opening import open_tree
 from groove_trio.shell.starting import Starting
@@ -61,6 +61,7 @@ class Supervisor:
         census: Who knows which process is whose; running.
         providers: Beside ``command`` and ``demo``; one of the same name takes its place.
         containment: What agents can be held to here, strongest first.
+        confined: What starts a program behind gate or wall.
         descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
         open_tree: What starts a tree.
         draw: Numbers from 0 to 1 for the jitter of waits.
@@ -76,7 +77,8 @@ class Supervisor:
         hub: Hub,
         census: Census,
         providers: Iterable[Provider] = (),
-        containment: Sequence[Containment] = AVAILABLE,
+        containment: Callable[[], Sequence[Containment]] = lambda: AVAILABLE,
+        confined: OpenConfined | None = None,
         descriptor_limit: int | None = None,
         open_tree: OpenTree = open_tree,
         draw: Callable[[], float] = random.random,
@@ -95,6 +97,7 @@ class Supervisor:
             census=census,
             providers={each.name: each for each in known},
             containment=containment,
+            confined=confined,
             descriptor_limit=descriptor_limit,
             open_tree=open_tree,
         )

@@ -44,6 +44,20 @@ AgentState = Literal[
 ]
 
 
+class Hold(Word):
+    """How one pattern of a scope is held, and by what.
+
+    ``exact``: what the pattern does not match can't be written. ``wider``: the kernel lets more
+    be written than the pattern matches. ``narrower``: some of what the pattern matches can't be
+    written. `why` says what of it.
+    """
+
+    pattern: str
+    by: Containment
+    how: Literal["exact", "wider", "narrower"]
+    why: str = ""
+
+
 class Restart(Word):
     """When an agent that ended is started again, and when to give up.
 
@@ -92,7 +106,13 @@ class AgentSpec(Word):
 
 
 class AgentView(Word):
-    """An agent told: what anyone may see of it. Never holds a prompt or an environment."""
+    """An agent told: what anyone may see of it. Never holds a prompt or an environment.
+
+    `held` says of each pattern how it is held. `canary` is what was tried from inside its
+    sandbox before its program ran, and with which error it failed, such as
+    ``{"write": "EROFS", "rename": "EROFS", "symlink": "EROFS", "signal": "EPERM"}``; empty
+    where there is no sandbox, and before the first run.
+    """
 
     id: AgentId
     role: str
@@ -114,6 +134,8 @@ class AgentView(Word):
     started: str | None
     ended: str | None
     last_seq: int
+    held: list[Hold]
+    canary: dict[str, str]
 
 
 class AgentPatch(Word):

@@ -13,7 +13,11 @@ class Health(Word):
 
 
 class Status(Word):
-    """The daemon told."""
+    """The daemon told.
+
+    `containment` is what agents can be held to on this machine, strongest first; `missing` says
+    what the kernel lacks for more, or for all of it.
+    """
 
     version: str
     pid: int
@@ -29,6 +33,7 @@ class Status(Word):
     audit_seq: int
     audit_ok: bool
     containment: list[Containment]
+    missing: list[str]
 
 
 class ProviderView(Word):

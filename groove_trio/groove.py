@@ -21,11 +21,14 @@ from groove_trio.shell.audit import AuditLog, open_audit
 from groove_trio.shell.binds import binds_of, open_listeners, permitted
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
+from groove_trio.shell.confining import Confining
 from groove_trio.shell.daemonfile import DaemonFile, describe_self
 from groove_trio.shell.door import Door
 from groove_trio.shell.faults import innermost
+from groove_trio.shell.gates import Gates
 from groove_trio.shell.hub import Hub
 from groove_trio.shell.identity import Identity
+from groove_trio.shell.judge import hidden_paths
 from groove_trio.shell.listener import accept_connections
 from groove_trio.shell.paths import resolve_root
 from groove_trio.shell.refusals import Refusals
@@ -90,6 +93,9 @@ def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
     hub = Hub()
     census = Census(project=str(project), kill_strangers=config.kill_strangers)
     broker = Broker(project, audit, hub.publish, project / STATE_DIR / "leases.json")
+    state = str(project / STATE_DIR)
+    gates = Gates(broker, census, state)
+    confining = Confining(str(project), census, gates, state, hidden_paths())
     supervisor = Supervisor(
         project=project,
         url=url,
@@ -98,9 +104,13 @@ def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
         hub=hub,
         census=census,
         providers=config.providers,
+        containment=confining.levels,
+        confined=confining.open,
         descriptor_limit=config.descriptor_limit,
     )
-    return Parts(audit, hub, census, broker, supervisor, Identity(census), Refusals(audit))
+    return Parts(
+        audit, hub, census, broker, confining, supervisor, Identity(census), Refusals(audit)
+    )
 
 
 async def start(
@@ -120,6 +130,10 @@ async def start(
     core = await stack.enter_async_context(trio.open_nursery())
     await core.start(parts.broker.run)
     stack.callback(parts.broker.close)
+    gates = await stack.enter_async_context(trio.open_nursery())
+    await gates.start(parts.confining.gates.run)
+    stack.callback(gates.cancel_scope.cancel)
+    await parts.confining.probe()
     connections = await stack.enter_async_context(trio.open_nursery())
 
     def end_connections() -> None:

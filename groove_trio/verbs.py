@@ -22,6 +22,7 @@ from groove_trio.rules.lifecycle import LIVE
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
+from groove_trio.shell.confining import Confining
 from groove_trio.shell.door import Door
 from groove_trio.shell.hub import Hub, Subscription
 from groove_trio.shell.identity import Identity
@@ -54,6 +55,7 @@ class Parts:
     hub: Hub
     census: Census
     broker: Broker
+    confining: Confining
     supervisor: Supervisor
     identity: Identity
     refusals: Refusals
@@ -251,6 +253,7 @@ class Groove:
     def status(self) -> Status:
         """The daemon told."""
         parts = self._parts
+        kernel = parts.confining.kernel
         states = Counter[str](view.state for view in self.agents())
         return Status(
             version=__version__,
@@ -266,7 +269,8 @@ class Groove:
             leases=len(self.locks().leases),
             audit_seq=parts.audit.seq,
             audit_ok=parts.audit.ok,
-            containment=["hooks"],
+            containment=list(kernel.levels),
+            missing=kernel.told(),
         )
 
     def providers(self) -> list[ProviderView]:

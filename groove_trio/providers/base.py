@@ -58,6 +58,8 @@ class Launch:
         env: Variables to set, over the inherited ones and the spec's.
         inherit: Names of further variables of the daemon to pass on, such as ``XDG_CONFIG_HOME``.
         stdin: Bytes written to standard input first, while output is read.
+        state: Absolute directories and files outside the project where the program keeps its own
+            state, such as ``~/.claude``; it may write there whatever its scope.
         keep_open: Whether standard input stays open for follow-ups; otherwise end of file
             comes after `stdin`.
     """
@@ -67,6 +69,7 @@ class Launch:
     inherit: frozenset[str] = frozenset()
     stdin: bytes = field(default=b"", repr=False)
     keep_open: bool = False
+    state: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import trio
 
 from groove_trio.rules.lifecycle import LIVE, Backoff
 from groove_trio.shell.output import OutputLog
 from groove_trio.shell.process import Exit, Tree
 from groove_trio.shell.store import AgentStatus
-from groove_trio.words.agents import AgentSpec, AgentState, AgentView
+from groove_trio.words.agents import AgentSpec, AgentState, AgentView, Hold
 from groove_trio.words.base import AgentId
 from groove_trio.words.errors import GrooveError
 
@@ -149,6 +150,10 @@ class Agent:
         settling, self.settling, self.promised = self.settling, None, False
         if settling is not None:
             settling.settle(error)
+
+    def found(self, held: list[Hold], canary: dict[str, str]) -> None:
+        """Takes down what a start found; the record of the start has it saved and told."""
+        self.status = msgspec.structs.replace(self.status, held=held, canary=canary)
 
     def view(self) -> AgentView:
         """What anyone may see of it."""

@@ -167,13 +167,14 @@ class Broker:
     async def refused(self, agent: AgentId, call: str, pid: int, command: str) -> None:
         """Records a call that no agent may make; on disk when this returns, if it can be."""
         detail = {"call": call, "pid": pid, "tool": legible(command[:MAX_NAME])}
-        entry = AuditEntry(agent_actor(agent), GATE_REFUSE, agent, detail)
+        who = agent_actor(agent)
+        entry = AuditEntry(actor=who, action=GATE_REFUSE, agent=agent, detail=detail)
         with suppress(AuditUnavailable), trio.move_on_after(RECORD_S):
             await self._audit.durable(self._audit.append([entry]))
 
     async def _decision_of(self, request: KnockRequest) -> Decision:
         decision, seq = await self._outcome_of(request)
-        return await self._recorded(decision, seq) if isinstance(decision, Denied) and seq else decision
+        return await self.recorded(decision, seq) if isinstance(decision, Denied) else decision
 
     async def _outcome_of(self, request: KnockRequest) -> tuple[Decision, int]:
         await request.wait()
@@ -201,6 +202,10 @@ class Broker:
         except AuditUnavailable as error:
             return denials.unrecorded(denied.path, error.detail)
         return denials.unrecorded(denied.path, f"the disk took more than {RECORD_S:g} s")
+
+    def grant_state(self, agent: AgentId, directories: Sequence[str]) -> None:
+        """Lets an agent write where its provider keeps state, outside the project."""
+        self._judge.states[agent] = directories
 
     # Changes
 

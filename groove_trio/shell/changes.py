@@ -151,6 +151,7 @@ class Changes:
     def _let_go(self, agent: AgentId, why: str) -> list[Lease]:
         ended = self._table.release(agent)
         self._judge.cwds.pop(agent, None)
+        self._judge.states.pop(agent, None)
         self._tell_ended(ended, why)
         return ended
 

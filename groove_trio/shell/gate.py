@@ -7,18 +7,20 @@ EROFS for the daemon's own state. One that is killed meanwhile is let go of.
 
 What the gate cannot make out is refused. What goes wrong in one call stays in that call.
 
-Three kinds of place are told apart: what is no file of anybody's (a pipe, a terminal,
-``/dev/null``) is not asked about; in the agent's own temporary directory and its provider's
-state directories the caller may open what it was granted by itself, because the wall lets it
-write there and nowhere else; everywhere else the daemon performs.
+Three kinds of place are told apart: what is no file of anybody's (a pipe, ``/dev/null``, a
+terminal that the agent has made) is not asked about; in the agent's own temporary directory and
+its provider's state directories the caller may open what it was granted by itself, because the
+wall lets it write there and nowhere else; everywhere else the daemon performs.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import stat
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -33,14 +35,14 @@ from groove_trio.shell.mounts import Mounts
 from groove_trio.shell.perform import Unprivileged, is_privileged
 from groove_trio.shell.reach import Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications
+from groove_trio.shell.wall import DEVICES
 from groove_trio.words.actors import agent_actor
 from groove_trio.words.base import AgentId
 from groove_trio.words.knocks import Decision, Denied, Knock, Operation
 
-DEVICES: Final = frozenset(
-    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")
-)
-"""Character devices that hold nothing of anybody's; terminals of ``/dev/pts`` besides."""
+TERMINALS: Final = "/dev/pts/"
+MULTIPLEXERS: Final = frozenset({"/dev/ptmx", "/dev/pts/ptmx"})
+GET_NUMBER: Final = 0x80045430  # TIOCGPTN, ioctl_tty(2)
 
 LOOK_AGAIN_S: Final = 0.02
 """Between two looks whether a FIFO has a reader by now, or a lease was given up."""
@@ -102,6 +104,7 @@ class Gate:
         default_factory=lambda: Unprivileged() if is_privileged() else None
     )
     _names: set[bytes] = field(default_factory=set[bytes])
+    _terminals: set[str] = field(default_factory=set[str])
     _mounts: Mounts = field(default_factory=Mounts)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
     _next_denial: float = 0.0
@@ -142,7 +145,7 @@ class Gate:
                 nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
             else:
                 self.notifications.fail(note.id, error.errno or errno.EACCES)
-        except Exception:  # one call, whatever is wrong with it: the gate goes on
+        except Exception:  # noqa: BLE001 - one call's fault; the gate goes on
             _log.exception("a held %s could not be made out", name)
             self.notifications.fail(note.id, errno.EACCES)
         finally:
@@ -156,7 +159,7 @@ class Gate:
         command = ""
         for operation, spot in asked.questions:
             if self._is_nobodys(operation, spot):
-                itself = itself and not _is_file(spot)
+                itself = itself and not (_is_file(spot) or _is_terminal(spot))
                 continue
             if self.testing and spot.path.startswith(f"{self.state}/canary-{self.agent}-"):
                 return _tried(spot.path), 0
@@ -185,7 +188,7 @@ class Gate:
             return True
         if operation == "metadata" or spot.mode is None or not stat.S_ISCHR(spot.mode):
             return False
-        return spot.path in DEVICES or spot.path.startswith("/dev/pts/")
+        return spot.path in MULTIPLEXERS or spot.path in self._terminals or spot.path in DEVICES
 
     def _is_own(self, spot: Spot) -> bool:
         return any(spot.path.startswith(f"{place}/") for place in self.own)
@@ -237,6 +240,8 @@ class Gate:
             self.notifications.answer(note.id)
             return
         try:
+            if asked.questions[0][1].path in MULTIPLEXERS:
+                self._terminals.add(f"{TERMINALS}{_number_of(result)}")
             close_on_exec = bool(asked.flags & os.O_CLOEXEC)
             self.notifications.hand_over(note.id, result, close_on_exec=close_on_exec)
         finally:
@@ -283,6 +288,16 @@ def _is_early(error: OSError, asked: Plan) -> bool:
 
 def _is_file(spot: Spot) -> bool:
     return spot.mode is not None and stat.S_ISREG(spot.mode)
+
+
+def _is_terminal(spot: Spot) -> bool:
+    return spot.path in MULTIPLEXERS or spot.path.startswith(TERMINALS)
+
+
+def _number_of(multiplexer: int) -> int:
+    """Of the terminal that an open of the multiplexer has made."""
+    number: int = struct.unpack("=i", fcntl.ioctl(multiplexer, GET_NUMBER, bytes(4)))[0]
+    return number
 
 
 def _tried(path: str) -> Denied:

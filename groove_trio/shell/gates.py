@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Final, cast
 
 import trio
 
-from groove_trio.rules.syscalls import ARCHITECTURES, Architecture
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.gate import Gate
+from groove_trio.shell.kernel import architecture
 from groove_trio.shell.procfs import read_process
 from groove_trio.shell.seccomp import Notifications
 from groove_trio.words.base import AgentId
-
-MACHINE: Final = os.uname().machine
-
-
-def architecture() -> Architecture | None:
-    """This machine's, if there is a table of calls for it."""
-    return cast("Architecture", MACHINE) if MACHINE in ARCHITECTURES else None
 
 
 class Gates:
@@ -53,13 +45,14 @@ class Gates:
         finally:
             self._nursery = None
 
-    def open(self, agent: AgentId, listener: int, own: Sequence[str]) -> Gate:
+    def open(self, agent: AgentId, listener: int, tmp: str, state: Sequence[str]) -> Gate:
         """Opens a gate on a filter's listener, which is its own from now on.
 
         Args:
             agent: Whose tree the filter holds.
             listener: The descriptor.
-            own: Absolute directories that the wall lets the tree write by itself.
+            tmp: The agent's own temporary directory.
+            state: Absolute directories where its provider keeps state.
 
         Raises:
             trio.ClosedResourceError: `run` has ended.
@@ -68,6 +61,8 @@ class Gates:
         if self._nursery is None or kind is None:
             os.close(listener)
             raise trio.ClosedResourceError("no gate can be opened")
+
+        self._broker.grant_state(agent, state)
 
         def left(pid: int) -> None:
             process = read_process(pid)
@@ -78,7 +73,7 @@ class Gates:
             agent=agent,
             notifications=Notifications(listener),
             broker=self._broker,
-            own=own,
+            own=(tmp, *state),
             state=self._state,
             architecture=kind,
             left=left,

@@ -53,10 +53,6 @@ _SOURCES = frozenset(get_args(Source))
 _ON_THE_NAME = frozenset({"delete", "rename"})  # done to a link itself, not to its target
 
 
-class _OwnState(Exception):
-    """A path is where the agent's own provider keeps its state."""
-
-
 class Judge:
     """Decides knocks for agents whose working directories it knows. Does not checkpoint.
 
@@ -75,7 +71,7 @@ class Judge:
         self.cwds: dict[AgentId, str] = {}
         self.states: dict[AgentId, Sequence[str]] = {}
         self._table = table
-        self._hidden = tuple(_at_home() if hidden is None else hidden)
+        self._hidden = tuple(hidden_paths() if hidden is None else hidden)
         self._hidden_here = any(name.startswith(f"{root.rstrip('/')}/") for name in self._hidden)
 
     def decide(self, knock: Knock, now: int) -> Decision:
@@ -85,21 +81,21 @@ class Judge:
         except Exception as error:  # noqa: BLE001 - a knock is denied, whatever is wrong with it
             return denials.undecided(self.told(knock.path), f"It failed: {error!r:.200}.")
 
-    def _decide(self, knock: Knock, now: int) -> Decision:
+    def _decide(self, knock: Knock, now: int) -> Decision:  # noqa: PLR0911 - one a way out
         agent, operation, asked = knock.agent, knock.operation, knock.path
         if operation not in _OPERATIONS:
             return denials.unknown_operation(asked, operation)
         cwd = self.cwds.get(agent)
         if cwd is None:
             return denials.unknown_agent(asked, agent)
+        if knock.call and (place := self._own_state(agent, asked)) is not None:
+            return Granted(path=asked, rule=f"state of its provider in {place}")
         try:
             path = (
-                self._from_root(agent, asked)
+                self._from_root(asked)
                 if knock.call
                 else resolve(self.root, cwd, asked, follow=operation not in _ON_THE_NAME)
             )
-        except _OwnState as state:
-            return Granted(path=asked, rule=f"state of its provider: {state}")
         except OutsideProject as error:
             where = str(error.fields["resolved"])
             if operation != "read":
@@ -118,21 +114,22 @@ class Judge:
             return self._denied_beneath(agent, operation, path, now) or decision
         return decision
 
-    def _from_root(self, agent: AgentId, path: str) -> str:
+    def _from_root(self, path: str) -> str:
         """A path that the gate resolved, relative to the project root.
 
         Raises:
             OutsideProject: It is outside.
-            _OwnState: It is outside, where the agent's provider keeps its state.
         """
-        if path.startswith(f"{self.root.rstrip('/')}/"):
-            return path[len(self.root.rstrip("/")) + 1 :]
-        if path == self.root:
+        root = self.root.rstrip("/")
+        if path.startswith(f"{root}/"):
+            return path[len(root) + 1 :]
+        if path == root:
             return ""
-        for place in self.states.get(agent, ()):
-            if path.startswith(f"{place}/"):
-                raise _OwnState(place)
         raise OutsideProject(f"{shown(path)} is outside the project.", resolved=path)
+
+    def _own_state(self, agent: AgentId, path: str) -> str | None:
+        places = self.states.get(agent, ())
+        return next((place for place in places if f"{path}/".startswith(f"{place}/")), None)
 
     def _hidden_by(self, path: str, where: str, tool: str) -> Denied | None:
         above = f"{where.rstrip('/')}/" if tool in _SEARCHES else None
@@ -243,7 +240,8 @@ class Judge:
         return msgspec.structs.replace(decision, path=self.told(path))
 
 
-def _at_home() -> list[str]:
+def hidden_paths() -> list[str]:
+    """Where the user's programs keep secrets: `HIDDEN_AT_HOME`, absolute, links resolved too."""
     home = os.path.realpath(Path.home())
     names = [f"{home}/{name}" for name in HIDDEN_AT_HOME]
     # Where one of them is a link, paths are resolved to what is behind it.

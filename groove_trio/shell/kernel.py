@@ -16,7 +16,6 @@ import platform
 import struct
 import sys
 from dataclasses import dataclass
-from typing import get_args
 
 import trio
 
@@ -39,7 +38,7 @@ PROBE = AgentId("probe000")
 PROBE_S = 10.0
 """How long, in seconds, each try may take; it takes a tenth of one."""
 
-_ALL: tuple[Containment, ...] = get_args(Containment)
+_ALL: tuple[Containment, ...] = ("gate", "wall", "hooks")
 _CREATE_RULESET, _VERSION = 444, 1  # landlock_create_ruleset(2), LANDLOCK_CREATE_RULESET_VERSION
 _WRITE = "import os; os.close(os.open('/dev/null', os.O_WRONLY))"
 _PATH_ARGUMENT = 1  # of openat
@@ -61,6 +60,13 @@ class Kernel:
     missing: dict[Containment, str]
     lacking: tuple[str, ...]
     landlock: int
+
+    def told(self) -> list[str]:
+        """What is missing, a sentence each; empty on a kernel that has all."""
+        return [
+            *(f"{level} is not available: it needs {why}" for level, why in self.missing.items()),
+            *(f"gate and wall do not hold {what}" for what in self.lacking),
+        ]
 
 
 def architecture() -> Architecture | None:
@@ -97,8 +103,8 @@ async def probe(census: Census) -> Kernel:
             fault = await _tried(census, ruleset, bpf.program(machine, notify=False), notify=False)
         if fault is not None:
             missing["wall"] = fault
-    levels = tuple(level for level in _ALL if level not in missing)
-    return Kernel(levels, missing, landlock.lacking(version), version)
+    levels: list[Containment] = [level for level in _ALL if level not in missing]
+    return Kernel(tuple(levels), missing, landlock.lacking(version), version)
 
 
 async def _tried(census: Census, ruleset: Ruleset, program: bytes, *, notify: bool) -> str | None:

@@ -67,9 +67,7 @@ class OpenTree(Protocol):
         ...
 
 
-OpenConfined = Callable[
-    [Agent, Launch, Place, Mapping[str, str], int, int | None], Awaitable[Tree]
-]
+OpenConfined = Callable[[Agent, Launch, Place, Mapping[str, str], int, int | None], Awaitable[Tree]]
 """`Confining.open`: agent, launch, place, environment, working directory, descriptor limit."""
 
 

@@ -68,8 +68,8 @@ class AgentStatus(Word, frozen=True):
     exit_signal: str | None = None
     started: str | None = None
     ended: str | None = None
-    held: list[Hold] = []
-    canary: dict[str, str] = {}
+    held: list[Hold] = msgspec.field(default_factory=list[Hold])
+    canary: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     format: int = FORMAT
 
 

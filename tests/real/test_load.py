@@ -171,9 +171,11 @@ def test_a_flood_that_takes_every_descriptor_loses_nothing(tmp_path: Path) -> No
         resting = daemon.descriptors()
         answers = []
         with flood(daemon):
-            before = len(daemon.lines(loud))
-            while len(daemon.lines(loud)) < before + 50:
+            wanted = len(daemon.lines(loud)) + 50
+            end = time.monotonic() + DEADLINE_S
+            while len(daemon.lines(loud)) < wanted:
                 answers.append(daemon.ask("POST", "/api/knock", knock)[0])
+                assert time.monotonic() < end, "the agent does not get on"
         began = time.monotonic()
         until(daemon.healthy)
         recovered_s = time.monotonic() - began

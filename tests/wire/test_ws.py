@@ -552,6 +552,22 @@ def test_the_examples_of_rfc_7692() -> None:
     assert heard(frame(0xC1, b"\x00"), True) == [TextMessage("")]
 
 
+@BOTH
+def test_frames_are_counted_whole_whatever_they_are(deflate: bool) -> None:
+    socket = server(deflate)
+    pieces = frame(0x01, b"a") + frame(0x89, b"p") + frame(0x00) + frame(0x80, b"b" * 200)
+    for data, frames in ((pieces, 4), (frame(0x8A), 5), (frame(0x82, b"x" * 70_000), 6)):
+        for start in range(0, len(data), 999):
+            assert socket.heard < frames
+            socket.receive(data[start : start + 999])
+            list(socket.events())
+        assert socket.heard == frames
+    socket.close()
+    socket.receive(frame(0x81, b"dropped") * 3)
+    assert list(socket.events()) == []
+    assert socket.heard == 9
+
+
 # Any bytes
 
 

@@ -516,6 +516,23 @@ def test_a_bomb_does_not_inflate_beyond_the_limit() -> None:
     assert peak < 4 * MAX_MESSAGE
 
 
+@pytest.mark.parametrize("block", [b"\x03\x00", b"\x00\x00\x00\xff\xff"])
+def test_a_message_of_empty_blocks_need_not_end_to_be_too_big(block: bytes) -> None:
+    endless = b"\xc2\xff" + bytes([0x7F]) + b"\xff" * 7 + bytes(4)  # a frame of 2**63 - 1 bytes
+    socket = server(True, max_message=1000)
+    socket.receive(endless)
+    events: list[Event] = []
+    taken = 0
+    while not events and taken < 100_000:
+        socket.receive(block * 100)
+        taken += len(block) * 100
+        events += socket.events()
+    assert [event.code for event in events if isinstance(event, Closed)] == [1009]
+    assert taken < 10_000
+    few = deflated(b"")[:-1] + block * 100 + deflated(b"x")
+    assert heard(frame(0xC2, few), True, max_message=1000) == [BytesMessage(b"x")]
+
+
 @pytest.mark.parametrize("junk", [b"\xff", b"\x07junk", b"\x00\x01\x02\x03\x04\x05"])
 def test_what_does_not_inflate_fails(junk: bytes) -> None:
     assert failure(frame(0xC1, junk), True) == 1007

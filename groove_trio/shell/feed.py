@@ -1,9 +1,9 @@
 """One subscriber over one WebSocket: events out, pings both ways, and a proper end.
 
 Three tasks share the stream: the reader, which alone reads; the writer, which drains the
-subscription; the heartbeat. All that is written goes through one place under one lock, so that
-frames don't mix and nothing follows a close frame. The lock is never held for longer than a
-write's deadlines.
+subscription; the heartbeat. A fourth watches over the writes. All that is written goes through
+one place under one lock, so that frames don't mix and nothing follows a close frame. The lock is
+never held for longer than a write's deadlines.
 
 A subscriber that does not read costs no memory: the subscription holds its place in the hub's
 history, not its events. When one write takes longer than `WRITE_S` the subscriber is told so with
@@ -12,19 +12,25 @@ close code 1013, if it reads again within `CLOSE_S`, and is dropped otherwise.
 Messages from the subscriber mean nothing here. They are checked all the same, as everything from
 outside is, so that no later reader of them is the first to look: JSON is let go, what a strict
 reader refuses ends the connection with 1008, and binary with 1003.
+
+Whatever comes faster than `FRAME_RATE` ends it with 1008 too. Of the pings that come together
+the latest is answered, and a peer that sends without reading is not read any further: an answer
+waits to leave, under the same deadline as any write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from itertools import islice
+from math import inf
 from typing import Final, assert_never
 
 import trio
 
+from groove_trio.rules.bucket import Bucket
 from groove_trio.shell.hub import Subscription
-from groove_trio.shell.linger import READ_BYTES, linger
+from groove_trio.shell.linger import linger
 from groove_trio.wire import strict
 from groove_trio.wire.http import Upgrade
 from groove_trio.wire.ws import (
@@ -34,6 +40,7 @@ from groove_trio.wire.ws import (
     TRY_AGAIN_LATER,
     BytesMessage,
     Closed,
+    Event,
     Ping,
     Pong,
     ServerSocket,
@@ -51,11 +58,32 @@ CLOSE_S: Final = 5.0
 """For the peer to agree to a close; ``websockets`` gives 10, on a network."""
 
 LINGER_S: Final = 1.0
+"""For the peer to hang up after the last word; nginx lingers for up to 5 between reads."""
 
 MAX_MESSAGE: Final = 16 * 1024
 """Bytes of a message from a subscriber, who has nothing to say."""
 
 MAX_FRAGMENTS: Final = 16
+"""Of such a message: 1 KiB each, as in `groove_trio.wire.ws`."""
+
+FRAME_BURST: Final = 1000
+"""Frames that a subscriber may send at once, control frames and fragments alike. As many as
+nghttp2 lets a peer reset streams at once, which is the same attack: small to send, work to read.
+"""
+
+FRAME_RATE: Final = 33
+"""Frames a second, for as long as it likes: nghttp2's rate for the same. What is read without
+completing a frame counts as one, or a frame could come byte by byte, each a turn of the loop."""
+
+READ_BYTES: Final = 4096
+"""At a time: room for 680 pings, which take some milliseconds to read."""
+
+FRAMES_AT_ONCE: Final = 64
+"""Frames that are dealt with before the others get a turn."""
+
+LINGER_BYTES: Final = 1024 * 1024
+"""Read away unlooked at after the last word, so that it arrives: thrice what the sockets between
+hold of a flood that has just begun (Linux gives each 128 KiB at first)."""
 
 UNSUPPORTED: Final = 1003  # RFC 6455, section 7.4.1
 
@@ -84,13 +112,13 @@ async def run_feed(
     await feed.run()
     if not feed.broken:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await linger(stream, seconds=LINGER_S, max_bytes=MAX_MESSAGE)
+            await linger(stream, seconds=LINGER_S, max_bytes=LINGER_BYTES)
 
 
 class _Feed:
-    """What the three tasks share."""
+    """What the tasks share."""
 
-    _scope: trio.CancelScope  # around all three
+    _scope: trio.CancelScope  # around all
 
     def __init__(
         self,
@@ -100,14 +128,18 @@ class _Feed:
     ) -> None:
         self.broken = False
         self._stream = stream
+        self._bare = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._socket = socket
         self._subscription = subscription
         self._writing = trio.Lock()
+        self._write_start = inf
         self._heard = True
+        self._rate = Bucket(FRAME_BURST, FRAME_RATE, trio.current_time())
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
+            nursery.start_soon(self._watch_writes)
             await self._send(self._socket.accept)
             nursery.start_soon(self._write_events)
             nursery.start_soon(self._keep_alive)
@@ -115,9 +147,8 @@ class _Feed:
             nursery.cancel_scope.cancel()
 
     async def _write_events(self) -> None:
-        while batch := await self._subscription.take():
-            frames = b"".join([published.frame for published in batch])
-            await self._send(partial(self._while_open, frames))
+        while frames := await self._subscription.frames():
+            await self._send(self._while_open, frames)
         await self._close(GOING_AWAY, "the daemon is shutting down")
 
     async def _keep_alive(self) -> None:
@@ -129,6 +160,19 @@ class _Feed:
             self._heard = False
             await self._send(self._socket.ping)
 
+    async def _watch_writes(self) -> None:
+        """Gives up when a write takes too long.
+
+        One task that sleeps instead of a cancel scope for each write, which would cost as much
+        as the write. It is never late: it looks at least once in the time that a write has.
+        """
+        while True:
+            due = min(self._write_start, trio.current_time()) + WRITE_S + CLOSE_S
+            if due <= trio.current_time():
+                self._give_up()
+                return
+            await trio.sleep_until(due)
+
     async def _read(self) -> None:
         try:
             while not await self._understand():
@@ -138,62 +182,93 @@ class _Feed:
             self._give_up()
 
     async def _understand(self) -> bool:
-        """Answers what was received; whether that was the end."""
-        pongs: list[bytes] = []
-        for event in self._socket.events():
+        """Answers what was received, a part at a time; whether that was the end."""
+        events = self._socket.events()
+        while True:
+            before = self._socket.heard
+            part = list(islice(events, FRAMES_AT_ONCE))
+            frames = max(1, self._socket.heard - before)
+            over = bool(part) and isinstance(part[-1], Closed)
+            if not over and not self._rate.take(frames, trio.current_time()):
+                return await self._fail(POLICY_VIOLATION, f"over {FRAME_RATE} frames a second")
+            if await self._answer(part):
+                return True
+            if len(part) < FRAMES_AT_ONCE:
+                return False
+            await trio.lowlevel.checkpoint()
+
+    async def _answer(self, events: list[Event]) -> bool:
+        """Answers what was understood; whether that was the end."""
+        pong = b""
+        for event in events:
             match event:
                 case Ping():
-                    pongs.append(event.reply)
+                    pong = event.reply  # the most recent is enough: RFC 6455, section 5.5.3
                 case TextMessage():
-                    await self._check(event.text)
+                    refusal = _fault_of(event.text)
+                    if refusal is not None:
+                        return await self._fail(POLICY_VIOLATION, refusal)
                 case BytesMessage():
-                    await self._close(UNSUPPORTED, "messages are text")
+                    return await self._fail(UNSUPPORTED, "messages are text")
                 case Closed():
-                    await self._send(partial(bytes, event.reply))
+                    await self._send(bytes, event.reply)
                     return True
                 case Pong():
                     pass
                 case _:
                     assert_never(event)
-        if pongs:
-            await self._send(partial(self._while_open, b"".join(pongs)))
+        if pong:
+            await self._send(self._while_open, pong)
         return False
-
-    async def _check(self, text: str) -> None:
-        try:
-            strict.decode(text.encode(), object)
-        except BadRequest as refusal:
-            await self._close(POLICY_VIOLATION, refusal.detail)
 
     async def _close(self, code: int, reason: str) -> None:
         """Says goodbye, once, and gives the peer `CLOSE_S` to agree; the reader goes on."""
         if self._socket.open:
-            await self._send(partial(self._socket.close, code, reason))
+            await self._send(self._socket.close, code, reason)
             self._scope.deadline = trio.current_time() + CLOSE_S
+
+    async def _fail(self, code: int, reason: str) -> bool:
+        """Says goodbye to a peer that broke a rule, and listens no more: that is the end."""
+        await self._send(self._socket.close, code, reason)
+        return True
 
     def _while_open(self, frames: bytes) -> bytes:
         return frames if self._socket.open else b""
 
-    async def _send(self, make: Callable[[], bytes]) -> None:
-        """Writes what `make` gives, called when it is its turn: nothing follows a close frame."""
-        async with self._writing:
-            data = make()
-            if data:
-                await self._write(data)
+    async def _send(self, make: Callable[..., bytes], *words: str | int | bytes) -> None:
+        """Writes what `make` gives, called when it is its turn: nothing follows a close frame.
 
-    async def _write(self, data: bytes) -> None:
-        start = trio.current_time()
-        with trio.move_on_after(WRITE_S + CLOSE_S) as scope:
-            try:
-                await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._give_up()
-        if scope.cancelled_caught:
+        This runs once for each event and subscriber, so it is one function, takes a lock that is
+        free without a turn of the loop, and tries the socket itself before the stream around it:
+        what that wraps around each write takes about as long as the write.
+        """
+        try:
+            self._writing.acquire_nowait()
+        except trio.WouldBlock:
+            await self._writing.acquire()
+        self._write_start = start = trio.current_time()
+        try:
+            data = make(*words)
+            sent = await self._bare.send(data) if data and self._bare is not None else 0
+            if sent < len(data):
+                await self._stream.send_all(memoryview(data)[sent:])
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self._give_up()
-        elif trio.current_time() - start > WRITE_S and self._socket.open:
-            await self._write(self._socket.close(TRY_AGAIN_LATER, "too slow"))
-            self._scope.deadline = trio.current_time() + CLOSE_S
+        finally:
+            self._write_start = inf
+            self._writing.release()
+        if trio.current_time() - start > WRITE_S:
+            await self._close(TRY_AGAIN_LATER, "too slow")
 
     def _give_up(self) -> None:
         self.broken = True
         self._scope.cancel()
+
+
+def _fault_of(text: str) -> str | None:
+    """Why a strict reader refuses a message."""
+    try:
+        strict.decode(text.encode(), object)
+    except BadRequest as refusal:
+        return refusal.detail
+    return None

@@ -77,7 +77,7 @@ class History:
         size: What the events held weigh together.
     """
 
-    __slots__ = ("_max_bytes", "_slots", "oldest", "seq", "size", "start")
+    __slots__ = ("_joined", "_max_bytes", "_slots", "oldest", "seq", "size", "start")
 
     def __init__(self, start: int, max_events: int, max_bytes: int) -> None:
         self.start = start
@@ -86,6 +86,7 @@ class History:
         self.size = 0
         self._max_bytes = max_bytes
         self._slots: list[Published | None] = [None] * max_events  # event `seq` at seq % max
+        self._joined = (start, start, -1, b"")  # after, up to, max_bytes, the frames between
 
     def __len__(self) -> int:
         return self.seq + 1 - self.oldest
@@ -95,6 +96,32 @@ class History:
         if found is None:
             raise IndexError(seq)
         return found
+
+    def frames(self, after: int, max_bytes: int) -> tuple[int, bytes]:
+        """Ready frames of the events that followed `after`, up to `max_bytes` and one more.
+
+        The last answer is kept: subscribers that keep up ask for the same, and share one object
+        however many they are and however slowly it leaves.
+
+        Returns:
+            The number of the last event, and the frames; at least one.
+
+        Raises:
+            IndexError: The next event is not held, or has not happened yet.
+        """
+        begun, upto, bound, data = self._joined
+        full = len(data) >= max_bytes
+        if begun == after and bound == max_bytes and (upto == self.seq or full):
+            return upto, data
+        ready = [self[after + 1].frame]
+        upto, room = after + 1, max_bytes - len(ready[0])
+        while room > 0 and upto < self.seq:
+            upto += 1
+            ready.append(self[upto].frame)
+            room -= len(ready[-1])
+        data = b"".join(ready)
+        self._joined = (after, upto, max_bytes, data)
+        return upto, data
 
     def append(self, time_ns: int, event: AnyEvent) -> None:
         """Adds the next event; the newest is held whatever it weighs."""

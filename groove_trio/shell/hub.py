@@ -14,7 +14,7 @@ An event is encoded once, when the first subscriber takes it, and never if nobod
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 
 import trio
@@ -39,6 +39,7 @@ class Hub:
         history: The events held.
         subscribers: How many subscriptions are open.
         closed: Whether `close` was called.
+        waiting: Where subscriptions wait until something is published or the hub is closed.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Hub:
         self.subscribers = 0
         self.closed = False
         self._clock = clock
-        self._waiting = trio.lowlevel.ParkingLot()
+        self.waiting = trio.lowlevel.ParkingLot()
 
     @property
     def seq(self) -> int:
@@ -64,8 +65,8 @@ class Hub:
     def publish(self, event: AnyEvent) -> None:
         """Gives the event the next number and hands it to whoever listens. Does not checkpoint."""
         self.history.append(self._clock(), event)
-        if self._waiting:
-            self._waiting.unpark_all()
+        if self.waiting:
+            self.waiting.unpark_all()
 
     @contextmanager
     def subscribe(
@@ -106,14 +107,10 @@ class Hub:
         """An event for one subscriber: numbered like the latest, not part of the history."""
         return Published(self.seq, self._clock(), event)
 
-    async def wait(self) -> None:
-        """Waits until something is published or the hub is closed. Always checkpoints."""
-        await self._waiting.park()
-
     def close(self) -> None:
         """Ends every subscription once it has handed out what was published. May be repeated."""
         self.closed = True
-        self._waiting.unpark_all()
+        self.waiting.unpark_all()
 
 
 class Subscription:
@@ -143,30 +140,30 @@ class Subscription:
             raise StopAsyncIteration
         return published
 
-    async def take(self, max_bytes: int = BATCH_BYTES) -> list[Published]:
+    async def frames(self, max_bytes: int = BATCH_BYTES) -> bytes:
         """Waits for events and takes what is ready, up to `max_bytes` of frames and one more.
 
         Always checkpoints.
 
         Returns:
-            One event or more; none at the end.
+            Ready frames, the same object for all who are at the same place; ``b""`` at the end.
         """
         await self._wait_ready()
-        taken: list[Published] = []
-        room = max_bytes
-        while room > 0 and (published := self._next()) is not None:
-            taken.append(published)
-            room -= len(published.frame)
-        return taken
+        history = self._hub.history
+        if self._opening or self.seq == history.seq or self.seq + 1 < history.oldest:
+            published = self._next()
+            return b"" if published is None else published.frame
+        self.seq, frames = history.frames(self.seq, max_bytes)
+        return frames
 
-    async def _wait_ready(self) -> None:
-        if self._is_ready() or self._hub.closed:
-            await trio.lowlevel.checkpoint()
-        while not self._is_ready() and not self._hub.closed:
-            await self._hub.wait()
+    def _wait_ready(self) -> Awaitable[None]:
+        """To be awaited: a checkpoint if there is something, or else until there is.
 
-    def _is_ready(self) -> bool:
-        return bool(self._opening) or self.seq != self._hub.seq
+        Not a coroutine itself: of those there would be one more for each event and subscriber.
+        """
+        if self._opening or self.seq != self._hub.history.seq or self._hub.closed:
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the caller awaits it
+        return self._hub.waiting.park()
 
     def _next(self) -> Published | None:
         if self._opening:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import trio
 
 READ_BYTES = 65_536
+"""At a time; with the next request not looked at before the last is answered, also what a peer may
+be ahead by. asyncio and uvicorn stop reading at as much."""
 
 
 async def linger(stream: trio.abc.HalfCloseableStream, *, seconds: float, max_bytes: int) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAME = "permessage-deflate"
 OFFER = f"{NAME}; client_max_window_bits"
 MAX_OFFERS = 16  # browsers send one, Autobahn up to three
+DEFLATED_SLACK = 4096  # input over the bytes it becomes, at most as many again and these
 INFLATE_STEP = 4096  # bytes of input inflated at a time; as much as a page of output buffer
 
 _TAIL = b"\x00\x00\xff\xff"  # what a sender cuts off and a receiver puts back: section 7.2.1
@@ -140,6 +141,7 @@ class Deflate(Extension):
         self._control = False  # whether the frame being read is a control frame
         self._compressed = False  # whether the message being read is compressed
         self._inflated = 0  # bytes this message has become so far
+        self._deflated = 0  # bytes it came in: blocks may be empty, and need never end
 
     def enabled(self) -> bool:
         """Always: an extension that was not agreed on is not made."""
@@ -160,7 +162,7 @@ class Deflate(Extension):
         self._control = bool(opcode & _CONTROL)
         if opcode in {Opcode.TEXT, Opcode.BINARY}:
             self._compressed = rsv.rsv1
-            self._inflated = 0
+            self._inflated = self._deflated = 0
         elif rsv.rsv1:
             return CloseReason.PROTOCOL_ERROR
         return RsvBits(True, False, False)
@@ -211,6 +213,9 @@ class Deflate(Extension):
     def _inflate(self, data: bytes) -> bytes | CloseReason:
         pieces: list[bytes] = []
         position = 0
+        self._deflated += len(data)
+        if self._deflated > 2 * self._limit + DEFLATED_SLACK:
+            return CloseReason.MESSAGE_TOO_BIG
         while position < len(data):
             step = data[position : position + INFLATE_STEP]
             room = self._limit - self._inflated + 1

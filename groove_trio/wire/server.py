@@ -32,7 +32,9 @@ from groove_trio.wire.message import (
 from groove_trio.words.errors import BadRequest, GrooveError
 
 MAX_BODY = 1024 * 1024  # nginx's client_max_body_size
-MAX_AHEAD = 256 * 1024  # bytes held that no event has used: a head, a read, pipelined requests
+MAX_AHEAD = 256 * 1024
+"""Bytes held that no event has used: a head, a read, pipelined requests. One request is in hand at
+a time, whatever came with it, as in nginx and Node.js; asyncio's streams hold twice 64 KiB."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 

@@ -93,6 +93,9 @@ class _Socket:
 
     _client: bool
 
+    heard: int
+    """Frames received so far: control frames, and each fragment of a message."""
+
     def __init__(self, *, max_message: int, max_fragments: int) -> None:
         self._max_message = max_message
         self._max_fragments = max_fragments
@@ -102,6 +105,7 @@ class _Socket:
         self._data = bytearray()
         self._size = 0
         self._fragments = 0
+        self.heard = 0
         self._eof = False
         self._over = False
         self._closing = False
@@ -170,6 +174,8 @@ class _Socket:
         self._frames = Connection(CLIENT if self._client else SERVER, extensions, trailing)
 
     def _understand(self, event: wsproto.events.Event) -> Event | None:
+        # a piece of a frame is no frame; only pieces of messages come in pieces of frames
+        self.heard += getattr(event, "frame_finished", True)
         match event:
             case wsproto.events.Message():
                 return None if self._closing else self._collect(event)  # pyright: ignore[reportUnknownArgumentType]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, UnsetType, field
+from msgspec import UNSET, Meta, UnsetType
 
 from groove_trio.words.base import MAX_NAME, AgentId, Path, Word
 
@@ -88,12 +88,12 @@ class AgentSpec(Word):
     role: Role
     name: Name | None = None
     provider: ProviderName = "command"
-    argv: Arguments = field(default_factory=list)
+    argv: Arguments = []  # noqa: RUF012 - msgspec gives each its own
     scope: Patterns | UnsetType = UNSET
     prompt: Prompt = ""
     permission: Permission = "auto"
     cwd: Path = "."
-    env: Variables = field(default_factory=dict)
+    env: Variables = {}  # noqa: RUF012 - and here
     containment: Containment | None = None
     restart: Restart = Restart()
     grace_s: Grace = 10.0

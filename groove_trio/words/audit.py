@@ -16,7 +16,7 @@ class AuditEntry(Word):
     actor: Actor
     action: str
     agent: AgentId | None = None
-    detail: dict[str, Any] = msgspec.field(default_factory=dict)
+    detail: dict[str, Any] = {}  # noqa: RUF012 - msgspec gives each its own
 
 
 class AuditPage(Word):

@@ -197,7 +197,7 @@ class NormalClient:
     def _run(self) -> None:
         kept = self._link()
         try:
-            while not self._ended.wait(0.002):
+            while not self._ended.wait(0.01):
                 self._ask(kept, "kept")
                 fresh = self._link()
                 self._ask(fresh, "fresh")

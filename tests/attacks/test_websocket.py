@@ -141,6 +141,7 @@ FOREIGN: dict[str, Fields] = {
             b"null",
             b"http://127.0.0.1",
             b"http://127.0.0.1:{port}0",
+            b"http://localhost:{port}",
             b"http://127.0.0.2:{port}",
             b"http://[::1]:{port}",
             b"http://" + socket.gethostname().encode() + b":{port}",
@@ -239,6 +240,10 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "with OPTIONS": (upgrade("OPTIONS /ws HTTP/1.1"), "400 close"),
     "of HTTP/1.0": (upgrade("GET /ws HTTP/1.0"), "426 close"),
     "of HTTP/2.0": (upgrade("GET /ws HTTP/2.0"), "505 close"),
+    "to something else, and to close": (
+        upgrade(fields={"Upgrade": b"h2c", "Connection": b"close, Upgrade"}),
+        "426 close",
+    ),
     "to something else": (upgrade(fields={"Upgrade": b"h2c"}), "426 open | 426 close"),
     "with a body": (upgrade(fields={"Content-Length": b"5"}) + b"hello", "400 close"),
     "with a chunked body": (

@@ -110,3 +110,30 @@ async def test_options_tell_of_the_feed_and_of_the_server(tmp_path: Path) -> Non
         feed, server = await told(groove, *asked)
     assert (feed[0], members(feed[1], "allow")) == (204, {"get", "head", "options"})
     assert server[0] == 204
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/no/such", FEED_PATH])
+async def test_what_will_not_come_is_not_to_be_expected(tmp_path: Path, path: str) -> None:
+    async with open_test_groove(tmp_path) as groove:
+        asked = request(groove, f"GET {path}", Expect="the-unexpected")
+        [(status, said, body)] = await told(groove, asked, request(groove, "GET /api/health"))
+    assert status == 417
+    assert members(said, "connection") == {"close"}
+    assert members(said, "content-type") == {"application/problem+json"}
+    assert b"urn:groove-trio:problem:expectation-failed" in body
+
+
+async def test_a_peer_that_sends_ahead_and_never_reads_stops_itself_alone(tmp_path: Path) -> None:
+    async with open_test_groove(tmp_path) as groove:
+        asked = request(groove, "GET /api/openapi.json") * 500
+        async with await trio.open_tcp_stream("127.0.0.1", groove.port) as deaf:
+            sent = 0
+            stuck = False
+            while not stuck:
+                with trio.move_on_after(0.5) as patience:
+                    await deaf.send_all(asked)
+                    sent += len(asked)
+                stuck = patience.cancelled_caught
+                assert sent < 32 * 1024 * 1024  # what two kernel buffers hold at the very most
+                [(status, _, _)] = await told(groove, request(groove, "GET /api/health"))
+                assert status == 200

@@ -19,6 +19,7 @@ import trio.testing
 from groove_trio import AgentSpec, Groove
 from groove_trio.api.routes import PARAMETER, ROUTES
 from groove_trio.shell.identity import Identity
+from groove_trio.shell.limits import AGENT
 from groove_trio.shell.marks import Marks, read_limits
 from groove_trio.testing import lines_of, open_test_groove, wait_for_line
 from groove_trio.words.actors import OWNER
@@ -367,6 +368,27 @@ async def test_callers_that_come_together_are_told_apart(tmp_path: Path) -> None
                 assert found.endswith("(200, 403)")
         asked = [(record["actor"], record["agent"]) for record in records(groove, "knock.denied")]
         assert sorted(asked) == sorted((f"agent:{view.id}", view.id) for view in views * 20)
+
+
+async def test_an_agent_gets_its_share_of_connections_and_the_owner_the_rest(
+    tmp_path: Path,
+) -> None:
+    program = """
+import socket
+host, port = sys.argv[1].removeprefix("http://").split(":")
+kept, told = [], []
+for _ in range(20):
+    kept.append(socket.create_connection((host, int(port)), 20))
+    kept[-1].sendall(f"GET /api/health HTTP/1.1\\r\\nhost: {host}:{port}\\r\\n\\r\\n".encode())
+    told.append(kept[-1].recv(65536)[9:12].decode())
+tell("told", *told)
+"""
+    async with open_test_groove(tmp_path) as groove:
+        view = await groove.spawn(agent(program, groove.url, interactive=True))
+        told = (await wait_for_line(groove, view.id, "told ")).split()[1:]
+        assert told == ["200"] * AGENT + ["503"] * (20 - AGENT)
+        assert groove.status().connections == AGENT
+        assert await ask(HEALTH, groove.url) == "200 b'{\"ok\":true}'\n"
 
 
 async def test_an_agent_of_another_daemon_is_refused(tmp_path: Path) -> None:

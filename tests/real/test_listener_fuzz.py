@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import h11
 import pytest
 import wsproto.events
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, event, example, given, note, settings
 from hypothesis import strategies as st
 from wsproto.connection import SERVER, Connection
 
@@ -666,6 +666,12 @@ def check_frames(sent: bytes, back: bytes, *, whole: bool) -> None:
 
 # The tests
 
+BINARY_THEN_BROKEN = (  # found by this test: the second frame took the answer to the first along
+    b"\r\n".join([b"GET /ws HTTP/1.1", *HANDSHAKE, b"", b""])
+    + b"\x82\x80\0\0\0\0"
+    + b"\x41\x80\0\0\0\0"
+)
+
 
 def attack(target: Target, data: bytes, manner: Manner) -> None:
     heard = converse(target, data, manner)
@@ -692,6 +698,7 @@ def test_noise_gets_sound_answers_or_none(target: Target, data: bytes, manner: M
 
 
 @fuzzed
+@example(data=BINARY_THEN_BROKEN, manner=Manner([], waits=False, stop=None, reset=False))
 @given(data=subscriptions(), manner=manners)
 def test_any_frames_get_sound_frames_or_none(target: Target, data: bytes, manner: Manner) -> None:
     attack(target, data, manner)

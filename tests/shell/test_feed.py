@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import resource
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +16,9 @@ import trio.testing
 
 from groove_trio.shell.feed import (
     CLOSE_S,
+    FRAME_BURST,
+    FRAME_RATE,
+    FRAMES_AT_ONCE,
     LINGER_S,
     MAX_FRAGMENTS,
     MAX_MESSAGE,
@@ -45,6 +51,11 @@ def lines(size: int) -> OutputAppended:
 
 def snapshot() -> Snapshot:
     return Snapshot(agents=[], locks=LocksView(holdings=[], leases=[]), draining=False)
+
+
+def memory() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class Subscriber:
@@ -85,6 +96,12 @@ class Subscriber:
             pass
         assert isinstance(event, TextMessage)
         return msgspec.json.decode(event.text, type=dict[str, Any])
+
+    async def read_whole(self, size: int) -> None:
+        """Reads so many bytes of frames, neither more nor fewer, and looks at none."""
+        while size > 0:
+            size -= len(await self.stream.receive_some())
+        assert size == 0
 
     async def end(self) -> Closed:
         """Reads on to the end, and agrees to it."""
@@ -327,12 +344,14 @@ async def test_a_subscriber_that_answers_no_ping_is_dropped(
 # What a subscriber sends
 
 
-async def test_pings_are_answered_together(hub: Hub) -> None:
+async def test_of_pings_that_come_together_the_latest_is_answered(hub: Hub) -> None:
     async with feeding(hub) as subscriber:
-        pings = [subscriber.socket.ping(b"%d" % number) for number in range(50)]
-        await subscriber.stream.send_all(b"".join(pings))
-        pongs = [await subscriber.next() for _ in range(50)]
-        assert pongs == [Pong(b"%d" % number) for number in range(50)]
+        for number in range(3):
+            pings = [subscriber.socket.ping(b"%d %d" % (number, each)) for each in range(50)]
+            await subscriber.stream.send_all(b"".join(pings))
+            assert await subscriber.next() == Pong(b"%d 49" % number)
+        hub.publish(removed(1))
+        assert (await subscriber.envelope())["seq"] == START + 1
 
 
 @pytest.mark.parametrize("text", ["{}", '{"type": "hello"}', "[1, 2]", '"x"', "null"])
@@ -419,3 +438,141 @@ def test_a_wrong_handshake_is_refused_before_anything_is_written() -> None:
     keyless = [pair for pair in headers if not pair[0].endswith(b"key")]
     with pytest.raises(BadRequest):
         feed_socket(Upgrade(Request("GET", "/ws", keyless, b""), b""))
+
+
+# Floods
+
+
+MASK = b"\x80\x00\x00\x00\x00"  # of an empty payload
+FLOODS = {
+    "pings": b"\x89" + MASK,
+    "pings of a size": b"\x89\xfd\x00\x00\x00\x00" + b"x" * 125,
+    "pongs that nobody asked for": b"\x8a" + MASK,
+    "messages": b"\x81\x82\x00\x00\x00\x00{}",
+    "messages in pieces": b"\x01\x81\x00\x00\x00\x000" + (b"\x00" + MASK) * 2 + b"\x80" + MASK,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_flood_ends_it(
+    hub: Hub, autojump_clock: trio.testing.MockClock, flood: bytes, early: bool
+) -> None:
+    frames = 4 if len(flood) == 25 else 1
+    data = flood * (2 * FRAME_BURST // frames)
+    async with feeding(hub, trailing=data if early else b"") as subscriber:
+        if not early:
+            await subscriber.stream.send_all(data)
+        end = await subscriber.end()
+        assert (end.code, end.reason) == (1008, "over 33 frames a second")
+        hub.publish(removed(1))
+        assert await subscriber.stream.receive_some() == b""
+    assert trio.current_time() < 1
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_a_burst_is_let_go_and_comes_back_with_time(
+    hub: Hub, autojump_clock: trio.testing.MockClock, flood: bytes
+) -> None:
+    burst = flood * ((FRAME_BURST - 100) // (4 if len(flood) == 25 else 1))
+    async with feeding(hub) as subscriber:
+        for number in range(3):
+            await subscriber.stream.send_all(burst)
+            hub.publish(removed(number))
+            while isinstance(event := await subscriber.next(), Pong | Ping):
+                pass
+            assert isinstance(event, TextMessage)
+            with trio.move_on_after(FRAME_BURST / FRAME_RATE):
+                while True:
+                    await subscriber.next()
+        await subscriber.stream.send_all(burst * 2)
+        assert (await subscriber.end()).code == 1008
+
+
+async def test_a_named_rate_may_be_kept_up(
+    hub: Hub, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with feeding(hub) as subscriber:
+        for second in range(100):
+            for _ in range(FRAME_RATE - 1):
+                await subscriber.stream.send_all(FLOODS["pings"])
+                while not isinstance(await subscriber.next(), Pong):
+                    pass
+            await trio.sleep(1)
+            hub.publish(removed(second))
+            assert (await subscriber.envelope())["seq"] == START + 1 + second
+
+
+async def test_a_frame_that_comes_byte_by_byte_is_a_flood_too(
+    hub: Hub, autojump_clock: trio.testing.MockClock
+) -> None:
+    whole = b"\x81\xfe\x3f\xff\x00\x00\x00\x00" + b"0" * 0x3FFF
+    async with feeding(hub, pair=trio.testing.lockstep_stream_pair) as subscriber:
+        for byte in whole[: FRAME_BURST - 1]:
+            await subscriber.stream.send_all(bytes([byte]))
+        hub.publish(removed(1))
+        assert (await subscriber.envelope())["seq"] == START + 1
+        await subscriber.stream.send_all(whole[FRAME_BURST - 1 : FRAME_BURST])
+        assert (await subscriber.end()).code == 1008
+
+
+async def test_a_flood_after_our_goodbye_ends_the_wait(
+    hub: Hub, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with feeding(hub) as subscriber:
+        hub.close()
+        await trio.testing.wait_all_tasks_blocked()
+        await subscriber.stream.send_all(FLOODS["messages"] * 2 * FRAME_BURST)
+        assert LINGER_S + 0.1 < CLOSE_S
+        await trio.sleep(LINGER_S + 0.1)
+        assert hub.subscribers == 0
+        assert (await subscriber.end()).code == 1001
+
+
+async def test_others_get_their_turn_within_a_flood(hub: Hub) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    upgrade = Subscriber(ours).upgrade(FLOODS["pings"] * (FRAME_BURST - 100))
+    socket = feed_socket(upgrade)
+    heard: list[int] = []
+    with hub.subscribe(START, snapshot) as subscription:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_feed, theirs, socket, subscription)
+            while socket.heard < FRAME_BURST - 100:
+                await trio.lowlevel.checkpoint()
+                heard.append(socket.heard)
+            nursery.cancel_scope.cancel()
+    assert max(b - a for a, b in itertools.pairwise(heard)) <= FRAMES_AT_ONCE
+
+
+async def test_a_flood_of_pings_that_never_reads_is_not_read_either(
+    hub: Hub, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with feeding(hub, pair=trio.testing.lockstep_stream_pair) as subscriber:
+        start = trio.current_time()
+        await subscriber.stream.send_all(FLOODS["pings of a size"])
+        with pytest.raises(trio.BrokenResourceError):
+            await subscriber.stream.send_all(FLOODS["pings of a size"])
+        assert trio.current_time() - start == pytest.approx(WRITE_S + CLOSE_S, abs=0.1)
+
+
+async def test_a_subscriber_that_never_reads_costs_no_memory_and_the_others_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    hub = Hub(first_seq=1_000_000, clock=lambda: 5, max_events=256)
+    bursts, burst = 1000, 100
+    lockstep = trio.testing.lockstep_stream_pair
+    async with feeding(hub, hub.seq) as quick, feeding(hub, hub.seq, lockstep):
+        early = 0
+        for number in range(bursts):
+            for each in range(burst):
+                hub.publish(removed(each))
+            await quick.read_whole(burst * len(hub.history[hub.seq].frame))
+            await trio.sleep(0.9 * (WRITE_S + CLOSE_S) / bursts)
+            if number == bursts // 10:
+                early = memory()
+        assert memory() - early < 4 << 20  # the frames take 13 MiB
+        assert hub.subscribers == 2
+        await trio.sleep(0.2 * (WRITE_S + CLOSE_S))
+        assert hub.subscribers == 1
+        hub.publish(removed(1))
+        assert (await quick.envelope())["seq"] == hub.seq

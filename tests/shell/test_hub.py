@@ -8,6 +8,8 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from groove_trio.shell.history import EVENT_WEIGHT, Published
 from groove_trio.shell.hub import Hub, Subscription
@@ -206,8 +208,64 @@ async def test_a_batch_is_what_is_ready_up_to_a_size(make: Callable[..., Hub]) -
     with hub.subscribe(START, no_snapshot) as subscription:
         for _ in range(30):
             hub.publish(lines(10_000))
-        batches = [await subscription.take(65_536) for _ in range(5)]
-    assert [len(batch) for batch in batches] == [7, 7, 7, 7, 2]
+        batches = [await subscription.frames(65_536) for _ in range(5)]
+    size = len(hub.history[hub.seq].frame)
+    assert [len(batch) / size for batch in batches] == [7, 7, 7, 7, 2]
+    ready = [hub.history[seq].frame for seq in range(START + 1, START + 31)]
+    assert b"".join(batches) == b"".join(ready)
+
+
+async def test_who_is_at_the_same_place_shares_one_batch(make: Callable[..., Hub]) -> None:
+    hub = make()
+    with (
+        hub.subscribe(START, no_snapshot) as one,
+        hub.subscribe(START, no_snapshot) as other,
+        hub.subscribe(START, no_snapshot) as late,
+    ):
+        for number in range(10):
+            hub.publish(event(number))
+        first, second = await one.frames(), await other.frames()
+        assert first is second
+        hub.publish(event(10))
+        rest = await one.frames()
+        assert await late.frames() == first + rest
+        assert await other.frames() == rest == hub.history[hub.seq].frame
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 400)), max_size=60))
+def test_any_course_of_batches_hands_out_every_frame_once(course: list[tuple[int, int]]) -> None:
+    async def follow() -> None:
+        hub = Hub(first_seq=START, clock=lambda: 5)
+        got = [b"", b""]
+        with hub.subscribe(START, no_snapshot) as one, hub.subscribe(START, no_snapshot) as other:
+            hub.publish(event())
+            for who, size in course:
+                if who == 2:
+                    hub.publish(lines(size))
+                elif (place := (one, other)[who]).seq != hub.seq:
+                    got[who] += await place.frames(size)
+            hub.close()
+            for who, place in enumerate((one, other)):
+                while frames := await place.frames():
+                    got[who] += frames
+        ready = [hub.history[seq].frame for seq in range(START + 1, hub.seq + 1)]
+        assert got == [b"".join(ready)] * 2
+
+    trio.run(follow)
+
+
+async def test_batches_tell_of_a_snapshot_and_of_a_gap(hub: Hub) -> None:
+    with hub.subscribe(None, snapshot) as subscription:
+        hub.publish(event())
+        opening = await subscription.frames()
+        for number in range(20):
+            hub.publish(event(number))
+        gap, live = await subscription.frames(), b""
+        hub.publish(event(20))
+        live = await subscription.frames()
+    assert b'"type":"snapshot"' in opening
+    assert b'"missed":21' in gap
+    assert live == hub.history[hub.seq].frame
 
 
 async def test_an_event_is_encoded_once_for_all(hub: Hub) -> None:
@@ -216,14 +274,14 @@ async def test_an_event_is_encoded_once_for_all(hub: Hub) -> None:
         hub.subscribe(START, no_snapshot) as other,
     ):
         hub.publish(event())
-        [first], [second] = await one.take(), await other.take()
+        first, second = await one.__anext__(), await other.__anext__()
     assert first.frame is second.frame
     assert first.json is second.json
 
 
 async def test_the_encoded_form_is_the_envelope(hub: Hub) -> None:
     with hub.subscribe(None, snapshot) as subscription:
-        [published] = await subscription.take()
+        published = await subscription.__anext__()
     assert msgspec.json.decode(published.json, type=Envelope) == published.envelope
     assert published.envelope.time == "1970-01-01T00:00:00.000000005Z"
     assert published.frame.endswith(published.json)
@@ -237,7 +295,7 @@ async def test_closing_hands_out_the_backlog_and_then_ends(hub: Hub) -> None:
         hub.close()
         found = [published async for published in subscription]
         assert kinds(found) == [Snapshot, AgentRemoved, AgentRemoved, AgentRemoved]
-        assert await subscription.take() == []
+        assert await subscription.frames() == b""
 
 
 async def test_closing_wakes_who_waits(hub: Hub) -> None:
@@ -276,15 +334,15 @@ async def test_publishing_wakes_every_subscriber(hub: Hub) -> None:
 async def test_a_cancelled_wait_loses_nothing(hub: Hub) -> None:
     with hub.subscribe(START, no_snapshot) as subscription:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(subscription.take)
+            nursery.start_soon(subscription.frames)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         hub.publish(event())
         with trio.CancelScope() as scope:
             scope.cancel()
-            await subscription.take()
+            await subscription.frames()
         assert scope.cancelled_caught
-        assert seqs(await subscription.take()) == [1001]
+        assert seqs([await subscription.__anext__()]) == [1001]
 
 
 async def test_taking_always_checkpoints(hub: Hub) -> None:
@@ -293,10 +351,10 @@ async def test_taking_always_checkpoints(hub: Hub) -> None:
             await subscription.__anext__()
         hub.publish(event())
         with trio.testing.assert_checkpoints():
-            await subscription.take()
+            await subscription.frames()
         hub.close()
         with trio.testing.assert_checkpoints():
-            await subscription.take()
+            await subscription.frames()
 
 
 async def test_publishing_never_checkpoints(hub: Hub) -> None:

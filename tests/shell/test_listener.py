@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -871,6 +872,21 @@ async def test_a_stranger_takes_no_place_and_is_recorded() -> None:
         async with calling_beside(house) as third:
             assert await third.rest() == b""
     assert len(house.strangers) == 2
+
+
+async def test_a_stranger_who_cannot_be_recorded_in_time_is_let_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def never(_: object) -> None:
+        await trio.sleep_forever()
+
+    def nobody(stream: object) -> None:
+        raise NotAdmitted
+
+    house = House(check=nobody)
+    house.door = dataclasses.replace(house.door, record=never)
+    async with calling(house) as peer, lasting(WRITE_S):
+        assert await peer.rest() == b""
 
 
 async def test_a_caller_takes_no_place_before_it_is_known() -> None:

@@ -516,6 +516,23 @@ def test_a_bomb_does_not_inflate_beyond_the_limit() -> None:
     assert peak < 4 * MAX_MESSAGE
 
 
+@pytest.mark.parametrize("block", [b"\x03\x00", b"\x00\x00\x00\xff\xff"])
+def test_a_message_of_empty_blocks_need_not_end_to_be_too_big(block: bytes) -> None:
+    endless = b"\xc2\xff" + bytes([0x7F]) + b"\xff" * 7 + bytes(4)  # a frame of 2**63 - 1 bytes
+    socket = server(True, max_message=1000)
+    socket.receive(endless)
+    events: list[Event] = []
+    taken = 0
+    while not events and taken < 100_000:
+        socket.receive(block * 100)
+        taken += len(block) * 100
+        events += socket.events()
+    assert [event.code for event in events if isinstance(event, Closed)] == [1009]
+    assert taken < 10_000
+    few = deflated(b"")[:-1] + block * 100 + deflated(b"x")
+    assert heard(frame(0xC2, few), True, max_message=1000) == [BytesMessage(b"x")]
+
+
 @pytest.mark.parametrize("junk", [b"\xff", b"\x07junk", b"\x00\x01\x02\x03\x04\x05"])
 def test_what_does_not_inflate_fails(junk: bytes) -> None:
     assert failure(frame(0xC1, junk), True) == 1007
@@ -550,6 +567,22 @@ def test_the_examples_of_rfc_7692() -> None:
     told = heard(b"".join(frame(0xC1, payload) for payload in (hello, again, stored, two)), True)
     assert told == [TextMessage("Hello")] * 4
     assert heard(frame(0xC1, b"\x00"), True) == [TextMessage("")]
+
+
+@BOTH
+def test_frames_are_counted_whole_whatever_they_are(deflate: bool) -> None:
+    socket = server(deflate)
+    pieces = frame(0x01, b"a") + frame(0x89, b"p") + frame(0x00) + frame(0x80, b"b" * 200)
+    for data, frames in ((pieces, 4), (frame(0x8A), 5), (frame(0x82, b"x" * 70_000), 6)):
+        for start in range(0, len(data), 999):
+            assert socket.heard < frames
+            socket.receive(data[start : start + 999])
+            list(socket.events())
+        assert socket.heard == frames
+    socket.close()
+    socket.receive(frame(0x81, b"dropped") * 3)
+    assert list(socket.events()) == []
+    assert socket.heard == 9
 
 
 # Any bytes

@@ -15,7 +15,8 @@ Messages
     - ``argv``, program, arguments…: what to become
     - ``env``, ``NAME=value``…: the whole environment
     - ``parent``, pid: whose death is ours
-    - ``wall``, handled rights, scopes, then path and rights by turns: a Landlock ruleset
+    - ``wall``, handled rights, scopes, then path and rights by turns: a Landlock ruleset; paths
+      are absolute and hold no link
     - ``filter``, ``struct sock_filter[]``, ``notify`` or nothing: what seccomp is to run
     - ``canary``, path, pid or nothing: what must fail inside: a path where a file is planted,
       and a process that must not be reached by a signal
@@ -52,7 +53,7 @@ EXIT_NOT_RUN = 127
 
 # System calls of Linux: x86_64 and aarch64, or the same on both.
 _PRCTL, _CAPSET, _SECCOMP = (157, 126, 317) if os.uname().machine == "x86_64" else (167, 91, 277)
-_CLOSE_RANGE = 436
+_CLOSE_RANGE, _OPENAT2 = 436, 437
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 
 # Options of prctl(2).
@@ -67,6 +68,8 @@ _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _LOCKED_BITS = 0xEF
 """NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE set, KEEP_CAPS not, and all four locked:
 root is nobody, now and after every exec."""
+
+_NO_SYMLINKS = 0x04  # RESOLVE_NO_SYMLINKS of openat2(2)
 
 _RULE_PATH_BENEATH = 1
 _FILE_RIGHTS = 0x1 | 0x2 | 0x4 | 0x4000 | 0x8000
@@ -209,9 +212,13 @@ def build_wall(plan: Plan, link: Link) -> None:
     attributes = ctypes.create_string_buffer(struct.pack("=QQQ", int(handled), 0, int(scoped)))
     ruleset = _kernel(_CREATE_RULESET, ctypes.addressof(attributes), 24)
     rule = ctypes.create_string_buffer(12)
+    # The daemon resolved the paths; a link that stands there now was put there since.
+    flags = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _NO_SYMLINKS)  # struct open_how
+    how = ctypes.create_string_buffer(flags)
     for path, rights in zip(rules[::2], rules[1::2], strict=True):
         try:
-            beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            name = ctypes.create_string_buffer(path)
+            beneath = _kernel(_OPENAT2, 0, ctypes.addressof(name), ctypes.addressof(how), 24)
         except OSError as fault:
             link.say(b"skipped", path, fault.errno or 0)
             continue

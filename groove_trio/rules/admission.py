@@ -12,11 +12,13 @@ binding about what the socket says of itself.
 a site may make its own name resolve to loopback (DNS rebinding). What the page cannot do is lie
 about three header fields that browsers write themselves:
 
-- ``Host`` must be an address the daemon is bound to, port included: a rebound name is not.
+- ``Host`` must be an address the daemon is bound to, port included: a rebound name is not. The
+  name ``localhost`` is one only where 127.0.0.1 and ``::1`` are both bound. Where one of them is
+  not, any program may listen there, show the owner a page as ``http://localhost``, and leave: the
+  browser then falls back to the other address, and the page's next request is same-origin.
 - ``Origin``, where there is one, must be that very address, as ``Host`` spells it. The daemon's
-  other name is another origin to a browser, and may be another user's server: ``localhost`` is
-  also ``::1``, where anyone may listen on the same port number. ``null`` (a sandboxed frame, a
-  file, a redirect) is foreign.
+  other name is another origin to a browser. ``null`` (a sandboxed frame, a file, a redirect) is
+  foreign.
 - ``Sec-Fetch-Site``, where there is one, must say ``same-origin`` or ``none`` (typed into the
   address bar). Another port of localhost is ``same-site``, and foreign.
 
@@ -53,6 +55,9 @@ FALLBACK_PORTS = range(31416, 31426)
 LOOPBACK_4 = IPv4Network("127.0.0.0/8")  # RFC 1122, section 3.2.1.3
 LOOPBACK_6 = IPv6Address("::1")  # RFC 4291, section 2.5.3
 
+LOCALHOST = ("127.0.0.1", "::1")
+"""What the name stands for, whatever a resolver says of it (RFC 6761, section 6.3)."""
+
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"})
 """Methods that change nothing here, the last two because no route has them."""
 
@@ -80,8 +85,6 @@ _REFUSED = frozenset(
     }
 )
 _REFUSED_PREFIX = b"x-forwarded-"
-
-_CANONICAL_HOSTS = frozenset({"127.0.0.1", "::1"})  # what the name localhost stands for
 
 
 def is_loopback(address: str) -> bool:
@@ -127,19 +130,19 @@ class Admission:
 
     Args:
         binds: Address and port of every listening socket, such as ``[("127.0.0.1", 31415)]``.
-            The name ``localhost`` is the daemon's own where 127.0.0.1 or ``::1`` is.
+            The name ``localhost`` is the daemon's own where 127.0.0.1 and ``::1`` are.
     """
 
-    __slots__ = ("_hosts", "_told")
+    __slots__ = ("_hosts", "_told", "_urls")
 
     def __init__(self, binds: Iterable[tuple[str, int]]) -> None:
-        hosts: list[str] = []
-        for address, port in binds:
-            hosts.append(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
-            if address in _CANONICAL_HOSTS:
-                hosts.append(f"localhost:{port}")
+        bound = list(dict.fromkeys(binds))
+        hosts = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name, port in bound]
+        both = {port for _, port in bound if all((name, port) in bound for name in LOCALHOST)}
+        hosts.extend(f"localhost:{port}" for port in sorted(both))
         self._hosts = frozenset(host.encode() for host in hosts)
-        self._told = " or ".join(dict.fromkeys(hosts))
+        self._told = " or ".join(hosts)
+        self._urls = [f"http://{host}" for host in hosts]
 
     def admit(
         self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]]
@@ -182,7 +185,8 @@ class Admission:
             return BadRequest("The header Host is missing.")
         if host not in self._hosts:
             return NotAdmitted(
-                f"The Host {_told(host)} is not this daemon's own, which is {self._told}."
+                f"The Host {_told(host)} is not this daemon's own, which is {self._told}; "
+                f"use {self._url_instead(host)}."
             )
         origin = found.get(b"origin")
         if origin is not None and origin != b"http://" + host:
@@ -193,6 +197,11 @@ class Admission:
         if site is not None and site not in _OWN_SITES:
             return NotAdmitted(f"A page of another site ({_told(site)}) made this request.")
         return None
+
+    def _url_instead(self, host: bytes) -> str:
+        """The address to use; where there are several ports, the one that was asked for."""
+        port = host.decode("latin-1").rpartition(":")[2]
+        return next((url for url in self._urls if url.endswith(f":{port}")), self._urls[0])
 
 
 def _is_json(kind: bytes | None) -> bool:

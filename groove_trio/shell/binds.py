@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import trio
 import trio.socket
 
-from groove_trio.rules.admission import DEFAULT_PORT, FALLBACK_PORTS, check_bind
+from groove_trio.rules.admission import DEFAULT_PORT, FALLBACK_PORTS, LOCALHOST, check_bind
 from groove_trio.shell.holders import port_holder
 from groove_trio.words.errors import BadRequest, BindRefused, PortTaken, shown
 
@@ -79,11 +79,15 @@ def _candidates(port: int | None) -> Sequence[int]:
 async def resolve(host: str) -> list[str]:
     """All numeric addresses of `host`, each once; none for what is no name and no address.
 
-    The C library reads some spellings in ways of its own (``*`` is every interface, an empty
-    name is whatever the caller's flags say), so only plain names and addresses reach it.
+    ``localhost`` is both loopback addresses, also where a hosts file knows of one alone: only who
+    holds both is asked for by that name. The C library reads some spellings in ways of its own
+    (``*`` is every interface, an empty name is whatever the caller's flags say), so only plain
+    names and addresses reach it.
     """
     if not _PLAIN.match(host):
         return []
+    if host == "localhost":
+        return list(LOCALHOST)
     numeric = trio.socket.AI_NUMERICHOST if ":" in host else 0
     try:
         found = await trio.socket.getaddrinfo(host, 0, type=trio.socket.SOCK_STREAM, flags=numeric)

@@ -199,6 +199,10 @@ class _Feed:
 
     async def _answer(self, events: list[Event]) -> bool:
         """Answers what was understood; whether that was the end."""
+        if events and isinstance(events[-1], Closed):
+            # Its close frame is the one there is, whatever else is wrong with what came before.
+            await self._send(bytes, events[-1].reply)
+            return True
         pong = b""
         for event in events:
             match event:
@@ -210,10 +214,7 @@ class _Feed:
                         return await self._fail(POLICY_VIOLATION, refusal)
                 case BytesMessage():
                     return await self._fail(UNSUPPORTED, "messages are text")
-                case Closed():
-                    await self._send(bytes, event.reply)
-                    return True
-                case Pong():
+                case Pong() | Closed():
                     pass
                 case _:
                     assert_never(event)

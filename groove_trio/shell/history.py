@@ -6,7 +6,18 @@ import msgspec
 
 from groove_trio.wire.ws import text_frame
 from groove_trio.words.clock import rfc3339
-from groove_trio.words.events import AnyEvent, Envelope, OutputAppended
+from groove_trio.words.events import (
+    AgentAdded,
+    AgentChanged,
+    AgentStateChanged,
+    AnyEvent,
+    Envelope,
+    KnockDecided,
+    LeaseDeclared,
+    LeaseEnded,
+    OutputAppended,
+)
+from groove_trio.words.knocks import Denied
 
 HISTORY_EVENTS = 4096
 """Events held: some seconds of a busy daemon, an afternoon of a quiet one."""
@@ -16,6 +27,7 @@ HISTORY_BYTES = 16 * 1024 * 1024
 
 EVENT_WEIGHT = 1024  # what an event with one agent's view takes in memory, roughly
 LINE_WEIGHT = 200  # an output line without its text
+COPIES = 3  # of a text: in the event, in its JSON, in its frame
 
 _encode = msgspec.json.Encoder().encode
 
@@ -24,6 +36,14 @@ def weigh(event: AnyEvent) -> int:
     """How much of the history's size an event takes, without encoding it."""
     if type(event) is OutputAppended:
         return EVENT_WEIGHT + sum([LINE_WEIGHT + len(line.text) for line in event.lines])
+    if type(event) is KnockDecided:
+        told = event.decision
+        more = len(told.way_out) if type(told) is Denied else 0
+        return EVENT_WEIGHT + COPIES * (len(told.path) + more)
+    if isinstance(event, LeaseDeclared | LeaseEnded):
+        return EVENT_WEIGHT + COPIES * sum(map(len, event.lease.paths))
+    if isinstance(event, AgentAdded | AgentStateChanged | AgentChanged):
+        return EVENT_WEIGHT + COPIES * sum(map(len, event.agent.scope))
     return EVENT_WEIGHT
 
 

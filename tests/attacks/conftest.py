@@ -92,7 +92,7 @@ def read_answers(data: bytes, *, head: bool = False) -> tuple[list[Answer], byte
 
 
 class Daemon:
-    """A running daemon with two idle agents and a lease; the project holds a link to outside."""
+    """A running daemon, asked as a user would ask it."""
 
     def __init__(self, project: Path) -> None:
         self.project = project
@@ -102,10 +102,14 @@ class Daemon:
         self.port = int(started.url.rpartition(":")[2])
         self.log = project / ".groove/daemon.log"
         self._link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        self.agents: list[str] = []
+        self.start_memory = 0
+
+    def furnish(self) -> None:
+        """Gives it two idle agents and a lease."""
         self.agents = [self.spawn(IDLE, name=name, scope=[f"{name}/**"]) for name in ("one", "two")]
         lease = {"agent": self.agents[0], "paths": ["shared.md"], "ttlS": 86_400}
         assert self.ask("POST", "/api/coordination/declare", lease)[0] == 200
-        self.start_memory = 0
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Asks as a normal client does, on one connection that is kept: nobody else's thread."""
@@ -406,7 +410,7 @@ def besieged(daemon: Daemon, records: Collection[str] = REFUSALS) -> Iterator[At
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One daemon for a test file."""
+    """One daemon for a test file; its project holds links that lead out of it."""
     top = tmp_path_factory.mktemp("siege").resolve()
     project, outside, home = top / "project", top / "outside", top / "home"
     for directory in (project / "one", project / "two", outside, home):
@@ -421,6 +425,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             patch.delenv(name)
         started = Daemon(project)
     try:
+        started.furnish()
         started.warm_up()
         yield started
         assert os.path.exists(f"/proc/{started.pid}"), "the daemon did not live"

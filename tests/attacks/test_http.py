@@ -65,6 +65,7 @@ HOST: list[Row] = [
     ("without port", get(host="Host: 127.0.0.1"), "403 close"),
     ("wrong port", get(host="Host: 127.0.0.1:1"), "403 close"),
     ("port with a zero", get(host="Host: 127.0.0.1:0{port}"), "403 close"),
+    ("localhost, half of it not ours", get(host="Host: localhost:{port}"), "403 close"),
     ("final dot", get(host="Host: localhost.:{port}"), "403 close"),
     ("userinfo", get(host="Host: owner@{host}"), "403 close"),
     ("backslash", get(host="Host: evil.example\\@{host}"), "403 close"),
@@ -92,6 +93,15 @@ ORIGIN: list[Row] = [
     ("own name, no port", get("Origin: http://127.0.0.1"), "403 close"),
     ("https", get("Origin: https://{host}"), "403 close"),
     ("other name of the same host", get("Origin: http://localhost:{port}"), "403 close"),
+    (
+        "page of whoever listened on the other half of localhost",
+        get(
+            "Origin: http://localhost:{port}",
+            "Sec-Fetch-Site: same-origin",
+            host="Host: localhost:{port}",
+        ),
+        "403 close",
+    ),
     ("begins as ours", get("Origin: http://{host}.evil.example"), "403 close"),
     ("userinfo", get("Origin: http://{host}@evil.example"), "403 close"),
     ("with a path", get("Origin: http://{host}/"), "403 close"),

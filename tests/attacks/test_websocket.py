@@ -163,6 +163,7 @@ FOREIGN: dict[str, Fields] = {
             b"127.0.0.1",
             b"127.0.0.2:{port}",
             b"0.0.0.0:{port}",
+            b"localhost:{port}",
             b"localhost.:{port}",
             b"",
         )
@@ -170,6 +171,10 @@ FOREIGN: dict[str, Fields] = {
     "host and origin of a rebound name": {
         "Host": b"evil.example:{port}",
         "Origin": b"http://evil.example:{port}",
+    },
+    "host and origin of localhost, half of which is not ours": {
+        "Host": b"localhost:{port}",
+        "Origin": b"http://localhost:{port}",
     },
     **{
         f"a page that is {site.decode()}": {"Sec-Fetch-Site": site}

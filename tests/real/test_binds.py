@@ -136,10 +136,19 @@ async def test_one_socket_is_opened_and_no_other() -> None:
     assert own_sockets() == before
 
 
+def has_six() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 async def test_localhost_means_one_port_on_loopback_addresses() -> None:
     async with listening("localhost", 0) as listeners:
         found = binds_of(listeners)
-    assert {address for address, _ in found} <= {"127.0.0.1", "::1"}
+    assert {address for address, _ in found} == {"127.0.0.1"} | ({"::1"} if has_six() else set())
     assert len({port for _, port in found}) == 1
 
 

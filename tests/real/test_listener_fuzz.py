@@ -540,7 +540,6 @@ ONCE = (b"host", b"origin", b"content-length", b"transfer-encoding", b"content-t
 
 def is_sound(asked: Asked, host: bytes) -> bool:
     """Whether a request may be answered with success at all; the route decides the rest."""
-    own = {host, host.replace(b"127.0.0.1", b"localhost")}
     method, values = asked.method, asked.values
     lengths, codings = values(b"content-length"), values(b"transfer-encoding")
     return (
@@ -550,9 +549,8 @@ def is_sound(asked: Asked, host: bytes) -> bool:
         and max(map(len, asked.head.split(b"\r\n"))) <= 8190
         and len(asked.request.headers) <= 100
         and all(len(values(name)) <= 1 for name in ONCE)
-        and values(b"host")[:1] != []
-        and values(b"host")[0] in own
-        and {*values(b"origin")} <= {b"http://" + each for each in own}
+        and values(b"host")[:1] == [host]
+        and {*values(b"origin")} <= {b"http://" + host}
         and {*values(b"sec-fetch-site")} <= {b"same-origin", b"none"}
         and not (lengths and codings)
         and all(re.fullmatch(rb"[0-9]{1,19}", each) for each in lengths)

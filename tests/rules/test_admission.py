@@ -19,6 +19,7 @@ from groove_trio.words.errors import (
 
 PORT = 31415
 OWN = Admission([("127.0.0.1", PORT)])
+BOTH = Admission([("127.0.0.1", PORT), ("::1", PORT)])
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -104,9 +105,28 @@ def test_no_text_upsets_the_rule(text: str) -> None:
 # Host
 
 
-@pytest.mark.parametrize("host", [b"127.0.0.1:31415", b"localhost:31415"])
+@pytest.mark.parametrize("host", [b"127.0.0.1:31415", b"[::1]:31415", b"localhost:31415"])
 def test_own_hosts_are_admitted(host: bytes) -> None:
-    assert ask(headers=fields(host=host)) is None
+    assert BOTH.admit("GET", "/", fields(host=host)) is None
+
+
+@pytest.mark.parametrize(
+    ("binds", "url"),
+    [
+        ([("127.0.0.1", 80)], "http://127.0.0.1:80"),
+        ([("::1", 80)], "http://[::1]:80"),
+        ([("127.0.0.1", 80), ("::1", 81)], "http://127.0.0.1:80"),
+        ([("127.0.0.1", 81), ("::1", 80)], "http://[::1]:80"),
+        ([("127.0.0.2", 80), ("::1", 80)], "http://127.0.0.2:80"),
+    ],
+)
+def test_localhost_is_foreign_where_half_of_it_may_be_anybodys(
+    binds: list[tuple[str, int]], url: str
+) -> None:
+    headers = fields((b"origin", b"http://localhost:80"), host=b"localhost:80")
+    refusal = Admission(binds).admit("GET", "/", headers)
+    assert type(refusal) is NotAdmitted
+    assert f"use {url}" in refusal.detail
 
 
 @pytest.mark.parametrize(
@@ -114,6 +134,7 @@ def test_own_hosts_are_admitted(host: bytes) -> None:
     [
         b"127.0.0.1",
         b"localhost",
+        b"localhost:31415",
         b"127.0.0.1:31416",
         b"127.0.0.1:031415",
         b"127.0.0.1:31415.",
@@ -153,7 +174,6 @@ def test_a_deciding_field_may_come_once_only(name: bytes) -> None:
 def test_the_bound_address_decides_which_hosts_are_own() -> None:
     six = Admission([("::1", 80)])
     assert six.admit("GET", "/", fields(host=b"[::1]:80")) is None
-    assert six.admit("GET", "/", fields(host=b"localhost:80")) is None
     assert type(six.admit("GET", "/", fields(host=b"127.0.0.1:80"))) is NotAdmitted
     other = Admission([("127.0.0.9", 80)])
     assert other.admit("GET", "/", fields(host=b"127.0.0.9:80")) is None
@@ -168,7 +188,8 @@ OWN_NAMES = (b"127.0.0.1:31415", b"localhost:31415")
 
 @pytest.mark.parametrize("host", OWN_NAMES)
 def test_an_origin_that_is_the_host_is_admitted(host: bytes) -> None:
-    assert ask(headers=fields((b"origin", b"http://" + host), host=host)) is None
+    headers = fields((b"origin", b"http://" + host), host=host)
+    assert BOTH.admit("GET", "/", headers) is None
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
@@ -176,7 +197,7 @@ def test_an_origin_that_is_the_host_is_admitted(host: bytes) -> None:
 def test_the_daemons_other_name_is_another_origin(host: bytes, other: bytes, method: str) -> None:
     json = (b"content-type", b"application/json")
     headers = fields((b"origin", b"http://" + other), json, host=host)
-    assert type(ask(method, headers=headers)) is NotAdmitted
+    assert type(BOTH.admit(method, "/", headers)) is NotAdmitted
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groove_trio.shell.history import EVENT_WEIGHT, Published
+from groove_trio.rules import denials
+from groove_trio.shell.history import EVENT_WEIGHT, Published, weigh
 from groove_trio.shell.hub import Hub, Subscription
 from groove_trio.words.base import AgentId
 from groove_trio.words.events import (
@@ -19,10 +20,12 @@ from groove_trio.words.events import (
     AnyEvent,
     Envelope,
     Gap,
+    KnockDecided,
+    LeaseDeclared,
     OutputAppended,
     Snapshot,
 )
-from groove_trio.words.leases import LocksView
+from groove_trio.words.leases import Lease, LeaseId, LocksView
 from groove_trio.words.output import OutputLine
 
 START = 1000
@@ -43,6 +46,27 @@ def snapshot() -> Snapshot:
 
 def no_snapshot() -> Snapshot:
     raise AssertionError("nothing asks for a snapshot here")
+
+
+LONG = "x" * 4096
+AGENT = AgentId("0" * 8)
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        lines(65_536),
+        KnockDecided(
+            id=AGENT, operation="write", source="api", tool="", decision=denials.unowned(LONG)
+        ),
+        LeaseDeclared(
+            lease=Lease(id=LeaseId("l"), agent=AGENT, paths=[LONG] * 64, since="", until="")
+        ),
+    ],
+    ids=lambda long: type(long).__name__,
+)
+def test_an_event_weighs_no_less_than_its_text(long: AnyEvent) -> None:
+    assert weigh(long) >= len(Published(1, 0, long).json)
 
 
 @pytest.fixture

@@ -242,10 +242,17 @@ class LockTable:
     # Decisions
 
     def decide(
-        self, agent: AgentId, operation: Operation, path: str, now: int, *, deep: bool = False
+        self,
+        agent: AgentId,
+        operation: Operation,
+        path: str,
+        now: int,
+        *,
+        deep: bool = False,
+        above: bool = False,
     ) -> Decision:
         """Decides one operation on a resolved path inside the project; see `ruling.decide`."""
-        return decide(self._owners, agent, operation, path, now, deep=deep)
+        return decide(self._owners, agent, operation, path, now, deep=deep, above=above)
 
     def explain(self, path: str, now: int, *, exists: bool) -> Explanation:
         """Says who may write a path inside the project, and by which rule."""

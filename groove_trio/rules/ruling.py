@@ -30,7 +30,14 @@ _ABOVE_PROTECTED = tuple(
 
 
 def decide(
-    owners: Owners, agent: AgentId, operation: Operation, path: str, now: int, *, deep: bool = False
+    owners: Owners,
+    agent: AgentId,
+    operation: Operation,
+    path: str,
+    now: int,
+    *,
+    deep: bool = False,
+    above: bool = False,
 ) -> Decision:
     """Decides one operation on a resolved path inside the project.
 
@@ -42,6 +49,8 @@ def decide(
         now: The time, in nanoseconds since the epoch.
         deep: Whether what lies beneath the path goes with it: a directory is renamed, or
             removed with its content.
+        above: Whether a directory is made: one that the agent's scope or lease lies beneath may
+            be, for nobody else can use it and the agent can use nothing without it.
     """
     scope = owners.scope_of(agent)
     if scope is None:
@@ -58,11 +67,22 @@ def decide(
     if pattern is None:
         lease = owners.leases.at(path, now)
         if lease is None or lease.agent != agent:
+            if above and lease is None and _is_above(owners, agent, scope, path, now):
+                return Granted(path=path, rule="directory above its own")
             return _denied(owners, path, lease)
         granted = Granted(path=path, rule=f"lease {lease.id}")
     else:
         granted = Granted(path=path, rule=pattern)
     return (deep and _denied_beneath(owners, agent, scope, path, pattern, now)) or granted
+
+
+def _is_above(owners: Owners, agent: AgentId, scope: Scope, path: str, now: int) -> bool:
+    """Whether a directory that nobody holds has something of the agent's beneath it."""
+    beneath = f"{path}/"
+    return owners.owner_of(path) is None and (
+        scope.reaches(beneath)
+        or any(lease.agent == agent for lease in owners.leases.beneath(beneath, now))
+    )
 
 
 def _denied(owners: Owners, path: str, lease: Lease | None) -> Denied:

@@ -153,7 +153,10 @@ class Agent:
 
     def found(self, held: list[Hold], canary: dict[str, str]) -> None:
         """Takes down what a start found; the record of the start has it saved and told."""
-        self.status = msgspec.structs.replace(self.status, held=held, canary=canary)
+        before = self.status
+        self.status = msgspec.structs.replace(before, held=held, canary=canary)
+        if self.told is before:
+            self.told = self.status
 
     def view(self) -> AgentView:
         """What anyone may see of it."""

@@ -50,6 +50,7 @@ MAX_TOOL = 200  # as in `KnockRequest`
 _SEARCHES = frozenset({"Grep", "grep_search"})  # tools that read all beneath a directory
 _OPERATIONS = frozenset(get_args(Operation))
 _SOURCES = frozenset(get_args(Source))
+_MAKING_DIRECTORIES = frozenset({"mkdir", "mkdirat"})
 _ON_THE_NAME = frozenset({"delete", "rename"})  # done to a link itself, not to its target
 
 
@@ -109,7 +110,8 @@ class Judge:
             if refusal is not None:
                 return refusal
         deep = operation in _ON_THE_NAME and self._takes_more(operation, path)
-        decision = self._table.decide(agent, operation, path, now, deep=deep)
+        above = knock.call in _MAKING_DIRECTORIES
+        decision = self._table.decide(agent, operation, path, now, deep=deep, above=above)
         if deep and isinstance(decision, Granted):
             return self._denied_beneath(agent, operation, path, now) or decision
         return decision

@@ -64,7 +64,7 @@ BEYOND = {
     "negative grace": (spec(graceS=-1), "bad-request"),
     "long grace": (spec(graceS=schemas.MAX_GRACE_S + 1), "bad-request"),
     "unknown provider": (spec(provider="nobody"), "unknown-provider"),
-    "more containment than there is": (spec(containment="gate"), "containment-unavailable"),
+    "unknown containment": (spec(containment="jail"), "bad-request"),
     "restart of another mode": (spec(restart={"mode": "perhaps"}), "bad-request"),
     "a list": ([], "bad-request"),
     "a string": ("spec", "bad-request"),

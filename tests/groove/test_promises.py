@@ -15,6 +15,7 @@ import trio
 
 from groove_trio import AgentSpec, Groove, errors
 from groove_trio.providers.base import INHERITED, SET_BY_US
+from groove_trio.shell.confining import caches
 from groove_trio.shell.launching import Launcher
 from groove_trio.testing import connect_memory, lines_of, open_test_groove, scripted, wait_for_line
 
@@ -147,7 +148,8 @@ async def test_the_environment_is_what_was_allowed(
         _, environment, _ = await told(groove, agent.id)
     assert "secret" not in environment.values()
     # Python itself puts LC_CTYPE into its environment.
-    assert set(environment) <= INHERITED | SET_BY_US | {"MINE", "LC_TIME", "LC_CTYPE", "LC_ALL"}
+    ours = INHERITED | SET_BY_US | set(caches(""))
+    assert set(environment) <= ours | {"MINE", "LC_TIME", "LC_CTYPE", "LC_ALL"}
     assert environment["LC_TIME"] == "C.UTF-8"
     assert (environment["MINE"], environment["LANG"]) == ("given", "de_DE")
     assert environment["GROOVE_AGENT"] == agent.id

@@ -561,3 +561,17 @@ class OneWriter(RuleBasedStateMachine):
 
 TestOneWriter = OneWriter.TestCase
 TestOneWriter.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+def test_a_directory_may_be_made_above_what_an_agent_holds() -> None:
+    locks = table(a=["lib/a/**", "docs/*.md"], b=["src", "lib/b/**"])
+
+    def made(agent: AgentId, path: str) -> bool:
+        return isinstance(locks.decide(agent, "create", path, NOW, above=True), Granted)
+
+    assert all(made(A, path) for path in ("lib", "lib/a", "docs"))
+    assert not any(made(A, path) for path in ("src", "lib/b", "other", "docs/x.md/y", ".groove"))
+    assert isinstance(locks.decide(A, "create", "lib", NOW), Denied)
+    lease(locks, A, "new/place/file")
+    assert made(A, "new/place")
+    assert not made(B, "new/place")

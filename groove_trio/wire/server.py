@@ -259,7 +259,7 @@ class ServerConnection:
             machine.receive_data(body)
         while machine.their_state is h11.SEND_BODY:
             machine.next_event()
-        if machine.their_state is h11.MIGHT_SWITCH_PROTOCOL:
+        if machine.their_state not in {h11.DONE, h11.MUST_CLOSE}:
             # Only an answer tells it that nothing is switched, and what becomes of the rest.
             machine.send(h11.Response(status_code=426, headers=[(b"content-length", b"0")]))
             machine.send(h11.EndOfMessage())

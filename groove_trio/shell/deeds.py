@@ -21,7 +21,14 @@ from groove_trio.rules.calls import CWD, REMOVE_DIR, Deed, DeedName
 from groove_trio.rules.syscalls import FILE_IOCTLS
 from groove_trio.shell import perform
 from groove_trio.shell.caller import Caller
-from groove_trio.shell.reach import Opened, Spot, reach_name, reach_object, reach_path
+from groove_trio.shell.reach import (
+    Opened,
+    Spot,
+    of_copy,
+    reach_name,
+    reach_object,
+    reach_path,
+)
 from groove_trio.words.knocks import Operation
 
 MAX_VALUE: Final = 65_536  # of an extended attribute: XATTR_SIZE_MAX
@@ -32,7 +39,8 @@ MICRO: Final = 1_000_000
 _SETFLAGS, _SETFLAGS_32, _FSSETXATTR = FILE_IOCTLS[:3]
 _IOCTL_SIZES: Final = {_SETFLAGS: 4, _SETFLAGS_32: 4, _FSSETXATTR: 28}
 
-RENAME_NOREPLACE: Final = 1
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+_NO_NAME: Final = {".": errno.EINVAL, "..": errno.ENOTEMPTY, "/": errno.EBUSY}  # as rmdir(2)
 
 
 @dataclass(slots=True)
@@ -109,8 +117,10 @@ async def _open(held: Held) -> Plan:
     if flags & os.O_TMPFILE == os.O_TMPFILE:
         raise _error(errno.EOPNOTSUPP)  # as some file systems do; programs then use a name
     creates, fresh = bool(flags & os.O_CREAT), bool(flags & os.O_EXCL)
+    if creates and flags & os.O_DIRECTORY:
+        raise _error(errno.EINVAL)
+    follow = not (flags & os.O_NOFOLLOW or (creates and fresh))
     try:
-        follow = not (flags & os.O_NOFOLLOW or (creates and fresh))
         spot = await held.object(follow=follow)
     except FileNotFoundError:
         if not creates:
@@ -150,13 +160,13 @@ def _check_open(spot: Spot, flags: int) -> None:
 
 
 async def _truncate(held: Held) -> Plan:
+    length = held.number(0)
+    if length >= 1 << 63:
+        raise _error(errno.EINVAL)
     spot = await held.object()
     if spot.is_directory:
         raise _error(errno.EISDIR)
     if spot.mode is None or not stat.S_ISREG(spot.mode):
-        raise _error(errno.EINVAL)
-    length = held.number(0)
-    if length >= 1 << 63:
         raise _error(errno.EINVAL)
     return Plan([("write", spot)], partial(perform.truncate, spot, length))
 
@@ -185,8 +195,11 @@ async def _symlink(held: Held) -> Plan:
 
 
 async def _unlink(held: Held) -> Plan:
-    spot = _existing(await held.name())
+    spot = await held.name()
     directory = bool(held.number(0) & REMOVE_DIR)
+    if not spot.is_name:
+        raise _error(_NO_NAME[spot.name] if directory else errno.EISDIR)
+    _existing(spot)
     if directory and not spot.is_directory:
         raise _error(errno.ENOTDIR)
     if not directory and spot.is_directory:
@@ -195,23 +208,39 @@ async def _unlink(held: Held) -> Plan:
 
 
 async def _rename(held: Held) -> Plan:
-    old = _existing(await held.name(0))
-    new = await held.name(1)
     flags = held.number(0)
+    exclusive = flags & RENAME_EXCHANGE and flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)
+    if exclusive or flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
+        raise _error(errno.EINVAL)
+    old, new = await held.name(0), await held.name(1)
+    _check_rename(old, new, flags)
+    return Plan([("rename", old), ("rename", new)], partial(perform.rename, old, new, flags))
+
+
+def _check_rename(old: Spot, new: Spot, flags: int) -> None:
+    """The errors before a rename, in the kernel's order."""
+    if not old.is_name:
+        raise _error(errno.EBUSY)
+    if not new.is_name:
+        raise _error(errno.EEXIST if flags & RENAME_NOREPLACE else errno.EBUSY)
+    if old.mode is None:
+        raise _error(errno.ENOENT)
     if flags & RENAME_NOREPLACE and new.mode is not None:
         raise _error(errno.EEXIST)
-    if new.slash and not old.is_directory:
+    exchange = flags & RENAME_EXCHANGE
+    if exchange:
+        _existing(new)
+    if not old.is_directory and (old.slash or (new.slash and not exchange)):
         raise _error(errno.ENOTDIR)
-    if old.itself >= 0 or new.itself >= 0:
-        raise _error(errno.EXDEV)
-    return Plan([("rename", old), ("rename", new)], partial(perform.rename, old, new, flags))
+    if new.path.startswith(f"{old.path}/"):
+        raise _error(errno.EINVAL)
+    if old.path.startswith(f"{new.path}/"):
+        raise _error(errno.EINVAL if exchange else errno.ENOTEMPTY)
 
 
 async def _link(held: Held) -> Plan:
     old = await held.object()
     new = _missing(await held.name(1))
-    if old.is_directory:
-        raise _error(errno.EPERM)
     if old.nameless or new.slash:
         raise _error(errno.ENOENT)
     # Whoever can write the new name can write the file, under all of its names.
@@ -273,8 +302,10 @@ async def _ioctl(held: Held) -> Plan:
     if size is None:
         raise _error(errno.EPERM)
     value = held.caller.data(address, size)
-    spot = await held.object()
-    return Plan([("metadata", spot)], partial(perform.control, held.copy(), command, value))
+    # Asked about is the copy: what the caller's number means may change while we look.
+    descriptor = held.copy()
+    act = partial(perform.control, descriptor, command, value)
+    return Plan([("metadata", of_copy(descriptor))], act)
 
 
 async def _connect(held: Held) -> Plan:
@@ -327,11 +358,13 @@ def _is_unix(address: bytes) -> bool:
 
 
 def _domain(descriptor: int) -> int:
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        raise _error(errno.ENOTSOCK)
+    copy = socket.socket(socket.AF_UNIX, fileno=descriptor)  # told one, it asks for none
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as copy:
-            return copy.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
-    except OSError as error:
-        raise _error(error.errno or errno.ENOTSOCK) from error
+        return copy.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+    finally:
+        copy.detach()
 
 
 async def _leave(_: Held) -> Plan:

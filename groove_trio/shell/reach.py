@@ -176,6 +176,11 @@ def of_descriptor(caller: Caller, number: int, opened: Opened) -> Spot:
     return _of(opened.keep(caller.directory(number)))
 
 
+def of_copy(descriptor: int) -> Spot:
+    """What a descriptor of our own means; it stays the caller's of this function."""
+    return _of(descriptor)
+
+
 def _text(caller: Caller, where: Where) -> str:
     """The path; empty where the descriptor itself is meant."""
     if not where.address:

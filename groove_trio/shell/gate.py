@@ -186,7 +186,8 @@ class Gate:
         """Whether it is no file that anybody could hold: it has no name, or is a plain device."""
         if spot.nameless:
             return True
-        if operation == "metadata" or spot.mode is None or not stat.S_ISCHR(spot.mode):
+        # To write into a device is one thing; to remove its name, or to give it away, is another.
+        if operation != "write" or spot.mode is None or not stat.S_ISCHR(spot.mode):
             return False
         return spot.path in MULTIPLEXERS or spot.path in self._terminals or spot.path in DEVICES
 
@@ -264,6 +265,9 @@ class Gate:
                     return
         except OSError as error:
             self.notifications.fail(note.id, error.errno or errno.EACCES)
+        except Exception:  # noqa: BLE001 - as in `_answer`
+            _log.exception("a held call could not be performed")
+            self.notifications.fail(note.id, errno.EACCES)
         finally:
             opened.close()
 

@@ -130,6 +130,21 @@ class Caller:
             raise OSError(fault, os.strerror(fault))
         return copy
 
+    def flags(self, number: int) -> int:
+        """The flags that one of its descriptors was opened with, as F_GETFL tells them.
+
+        Raises:
+            OSError: EBADF, it has no such descriptor.
+        """
+        try:
+            with open(f"/proc/{self.pid}/fdinfo/{number}", "rb") as file:
+                for line in file:
+                    if line.startswith(b"flags:"):
+                        return int(line[6:], 8)
+        except FileNotFoundError:
+            pass
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
     def umask(self) -> int:
         """Its file mode creation mask."""
         return int(self._status("Umask"), 8)

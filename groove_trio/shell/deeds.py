@@ -22,6 +22,7 @@ from groove_trio.rules.syscalls import FILE_IOCTLS
 from groove_trio.shell import perform
 from groove_trio.shell.caller import Caller
 from groove_trio.shell.reach import (
+    Absent,
     Opened,
     Spot,
     of_copy,
@@ -84,6 +85,8 @@ class Held:
     async def object(self, *, follow: bool = True) -> Spot:
         """What is where the call's first path leads."""
         where = self.deed.paths[0]
+        if not where.address and self.caller.flags(where.directory) & os.O_PATH:
+            raise _error(errno.EBADF)  # which only stands for a name
         return await reach_object(self.caller, where, self.opened, follow=follow and where.follow)
 
     async def name(self, index: int = 0) -> Spot:
@@ -116,18 +119,20 @@ async def _open(held: Held) -> Plan:
         return PROCEED
     if flags & os.O_TMPFILE == os.O_TMPFILE:
         raise _error(errno.EOPNOTSUPP)  # as some file systems do; programs then use a name
-    creates, fresh = bool(flags & os.O_CREAT), bool(flags & os.O_EXCL)
+    creates = bool(flags & os.O_CREAT)
     if creates and flags & os.O_DIRECTORY:
         raise _error(errno.EINVAL)
-    follow = not (flags & os.O_NOFOLLOW or (creates and fresh))
+    follow = not (flags & os.O_NOFOLLOW or (creates and flags & os.O_EXCL))
     try:
         spot = await held.object(follow=follow)
-    except FileNotFoundError:
+    except Absent as absent:
         if not creates:
             raise
-        return await _create(held, follow=follow)
-    if creates and fresh:
-        raise _error(errno.EEXIST)
+        return _create(held, absent.spot)
+    except NotADirectoryError as error:
+        if creates and (await held.name()).slash:
+            raise _error(errno.EISDIR) from error  # whatever the slash is behind
+        raise
     _check_open(spot, flags)
     if not flags & (os.O_ACCMODE | os.O_TRUNC):
         return PROCEED  # there is nothing to create, so it is a read
@@ -135,13 +140,10 @@ async def _open(held: Held) -> Plan:
     return Plan([("write", spot)], act, itself=True, flags=flags)
 
 
-async def _create(held: Held, *, follow: bool) -> Plan:
+def _create(held: Held, spot: Spot) -> Plan:
     """An open of what is not there: the last name is new, or a link to what is new."""
     flags, mode = held.number(0), held.number(1)
-    where = held.deed.paths[0]
-    path = held.caller.text(where.address)
-    spot = await reach_path(held.caller, where.directory, path, held.opened, follow=follow)
-    if spot.slash or path.endswith("/"):
+    if spot.slash:
         raise _error(errno.EISDIR)
     _missing(spot)
     act = partial(perform.open_new, spot, flags, mode, held.caller.umask())
@@ -149,12 +151,20 @@ async def _create(held: Held, *, follow: bool) -> Plan:
 
 
 def _check_open(spot: Spot, flags: int) -> None:
+    """The errors of opening what is there, in the kernel's order."""
+    if flags & os.O_CREAT:
+        if spot.slash:
+            raise _error(errno.EISDIR)
+        if flags & os.O_EXCL:
+            raise _error(errno.EEXIST)
+        if spot.is_directory:
+            raise _error(errno.EISDIR)
+    if not spot.is_directory and (spot.slash or flags & os.O_DIRECTORY):
+        raise _error(errno.ENOTDIR)
     if spot.is_link:
         raise _error(errno.ELOOP)
     if spot.is_directory:
         raise _error(errno.EISDIR)
-    if spot.slash or flags & os.O_DIRECTORY:
-        raise _error(errno.ENOTDIR)
     if spot.mode is not None and stat.S_ISSOCK(spot.mode) and not spot.nameless:
         raise _error(errno.ENXIO)
 
@@ -188,8 +198,10 @@ async def _mknod(held: Held) -> Plan:
 
 async def _symlink(held: Held) -> Plan:
     target = held.caller.text(held.number(0))
+    if not target:
+        raise _error(errno.ENOENT)
     spot = _missing(await held.name())
-    if not target or spot.slash:
+    if spot.slash:
         raise _error(errno.ENOENT)
     return Plan([("create", spot)], partial(perform.symlink, target, spot))
 
@@ -219,6 +231,8 @@ async def _rename(held: Held) -> Plan:
 
 def _check_rename(old: Spot, new: Spot, flags: int) -> None:
     """The errors before a rename, in the kernel's order."""
+    if old.device != new.device:
+        raise _error(errno.EXDEV)
     if not old.is_name:
         raise _error(errno.EBUSY)
     if not new.is_name:

@@ -29,10 +29,10 @@ import trio
 
 from groove_trio.rules.calls import FORMS
 from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, Call, by_number
+from groove_trio.shell.aside import unprivileged
 from groove_trio.shell.caller import Caller
 from groove_trio.shell.deeds import PROCEED, Held, Plan, plan
 from groove_trio.shell.mounts import Mounts
-from groove_trio.shell.perform import Unprivileged, is_privileged
 from groove_trio.shell.reach import Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications
 from groove_trio.shell.wall import DEVICES
@@ -100,9 +100,6 @@ class Gate:
     architecture: Architecture
     left: Callable[[int], None] = lambda _: None
     testing: bool = True
-    _aside: Unprivileged | None = field(
-        default_factory=lambda: Unprivileged() if is_privileged() else None
-    )
     _names: set[bytes] = field(default_factory=set[bytes])
     _terminals: set[str] = field(default_factory=set[str])
     _mounts: Mounts = field(default_factory=Mounts)
@@ -231,9 +228,7 @@ class Gate:
 
     def _act(self, asked: Plan) -> int | None:
         assert asked.act is not None
-        if self._aside is None:
-            return asked.act()
-        with self._aside:
+        with unprivileged():
             return asked.act()
 
     def _give(self, note: Notification, asked: Plan, result: int | None) -> None:

@@ -4,7 +4,7 @@ Nothing here looks a path up: a directory is a descriptor and a name is one name
 following a link. So what was decided on is what is worked on, whatever is renamed meanwhile.
 
 A daemon that root runs performs without its capabilities, which the caller does not have
-either (`Unprivileged`); all other credentials are the same. What a file creation mask takes
+either (`aside.Unprivileged`); all other credentials are the same. What a file creation mask takes
 away is the caller's, not the daemon's.
 
 Every failure is the error number that the call gets, raised as `OSError`. Each function blocks
@@ -28,7 +28,6 @@ from groove_trio.rules.calls import CWD, EMPTY_PATH, FOLLOW
 from groove_trio.shell.reach import Spot
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.capget.argtypes = _libc.capset.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
 _libc.renameat2.argtypes = (
     ctypes.c_int,
     ctypes.c_char_p,
@@ -54,47 +53,10 @@ _libc.linkat.argtypes = (
 
 _libc.connect.argtypes = _libc.bind.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
-_CAPABILITIES = struct.pack("=II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
 _SET_FLAGS = os.O_APPEND | os.O_DIRECT | os.O_NOATIME | os.O_ASYNC
 _UNIX_PATH = 108  # unix(7)
 _NEVER = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ALWAYS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-
-
-def is_privileged() -> bool:
-    """Whether this thread has capabilities that a caller does not have."""
-    return any(_capabilities()[0::3])
-
-
-def _capabilities() -> tuple[int, ...]:
-    data = ctypes.create_string_buffer(24)
-    if _libc.capget(_CAPABILITIES, data):
-        raise OSError(ctypes.get_errno(), "capget")
-    return struct.unpack("=6I", data.raw)  # effective, permitted, inheritable, twice
-
-
-class Unprivileged:
-    """Lays this thread's capabilities aside, for a block without a checkpoint.
-
-    Every thread that may perform has those of the thread that this was made in.
-    """
-
-    __slots__ = ("_all", "_none")
-
-    def __init__(self) -> None:
-        before = _capabilities()
-        self._all = struct.pack("=6I", *before)
-        self._none = struct.pack("=6I", 0, *before[1:3], 0, *before[4:6])
-
-    def __enter__(self) -> None:
-        self._set(self._none)
-
-    def __exit__(self, *_: object) -> None:
-        self._set(self._all)
-
-    def _set(self, sets: bytes) -> None:
-        if _libc.capset(_CAPABILITIES, sets):
-            raise OSError(ctypes.get_errno(), "capset")
 
 
 def umask() -> int:

@@ -27,6 +27,7 @@ import struct
 import trio
 
 from groove_trio.rules.calls import EMPTY_PATH, Where
+from groove_trio.shell.aside import unprivileged
 from groove_trio.shell.caller import Caller
 
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
@@ -38,6 +39,7 @@ _PATH = os.O_PATH | os.O_CLOEXEC
 _SIZE = 24  # struct open_how
 _OWN = re.compile(r"\A/proc/(\d+)(?:/task/\d+)?/fd\Z")
 _REMOVED = " (deleted)"
+_SELF = frozenset({".", "..", "/"})
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.argtypes = (
@@ -72,15 +74,26 @@ class Spot:
         parent: O_PATH descriptor of the directory that the last name is in; -1 where `itself`
             is known.
         itself: O_PATH descriptor of what is meant; -1 where a name is.
-        name: The last name; ``.`` where the directory itself is meant.
+        name: The last name; ``.``, ``..`` or ``/`` where `parent` itself is meant.
         path: Absolute and without links, for the decision.
         mode: Of what is there now; None where nothing is. As lstat(2) tells it.
         device: What it is on.
+        is_name: Whether `name` is one, and not a way to say what `parent` or `itself` is.
         nameless: Whether it has no name anywhere: a pipe, or a file that was removed.
         slash: Whether the caller wrote a slash at the end, so that only a directory will do.
     """
 
-    __slots__ = ("device", "itself", "mode", "name", "nameless", "parent", "path", "slash")
+    __slots__ = (
+        "device",
+        "is_name",
+        "itself",
+        "mode",
+        "name",
+        "nameless",
+        "parent",
+        "path",
+        "slash",
+    )
 
     def __init__(self, path: str, mode: int | None, device: int) -> None:
         self.path = path
@@ -88,7 +101,7 @@ class Spot:
         self.device = device
         self.parent = self.itself = -1
         self.name = "."
-        self.nameless = self.slash = False
+        self.nameless = self.slash = self.is_name = False
 
     @property
     def is_link(self) -> bool:
@@ -99,6 +112,14 @@ class Spot:
     def is_directory(self) -> bool:
         """Whether it is a directory."""
         return self.mode is not None and stat.S_ISDIR(self.mode)
+
+
+class Absent(FileNotFoundError):
+    """Nothing is there; `spot` is where it would be."""
+
+    def __init__(self, spot: Spot) -> None:
+        super().__init__(errno.ENOENT, os.strerror(errno.ENOENT))
+        self.spot = spot
 
 
 class Opened(list[int]):
@@ -125,7 +146,8 @@ async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: 
         follow: Whether a link that is the last name is followed.
 
     Raises:
-        OSError: With the error number that the call gets; ENOENT, nothing is there.
+        Absent: Nothing is there, and could be.
+        OSError: With the error number that the call gets.
     """
     path = _text(caller, where)
     if not path:
@@ -134,6 +156,8 @@ async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: 
     try:
         itself = opened.keep(await _walk(start, path, _TO_OBJECT if follow else _TO_LINK))
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            return await _of_its_own(caller, start, path, opened, follow=follow)
         if error.errno != errno.ELOOP:
             raise
         return await _through_links(caller, start, path, opened, follow=follow)
@@ -142,13 +166,14 @@ async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: 
         return await _through_links(caller, start, path, opened, follow=follow)
     if spot.nameless:
         raise _error(errno.ENOENT)  # it was removed while we walked
+    spot.slash = path.endswith("/")
     return spot
 
 
 async def reach_name(caller: Caller, where: Where, opened: Opened) -> Spot:
     """Walks to a name, whether there is something or not; a link there is not followed.
 
-    As `reach_object` otherwise. A slash behind a link's name has it followed.
+    As `reach_object` otherwise.
     """
     path = _text(caller, where)
     if not path:
@@ -165,6 +190,16 @@ async def reach_path(
         raise _error(errno.ENOENT)
     start = -1 if path[0] == "/" else opened.keep(caller.directory(directory))
     return await _through_links(caller, start, path, opened, follow=follow)
+
+
+async def _of_its_own(
+    caller: Caller, start: int, path: str, opened: Opened, *, follow: bool
+) -> Spot:
+    """What is not there for us, as ``/dev/fd/63``, may be there for the caller."""
+    spot = await _through_links(caller, start, path, opened, follow=follow)
+    if spot.itself < 0:
+        raise Absent(spot)
+    return spot
 
 
 def of_descriptor(caller: Caller, number: int, opened: Opened) -> Spot:
@@ -196,8 +231,17 @@ def _of(itself: int) -> Spot:
     path = os.readlink(f"/proc/self/fd/{itself}")
     spot = Spot(path, told.st_mode, told.st_dev)
     spot.itself = itself
-    spot.nameless = not path.startswith("/") or told.st_nlink == 0 or path.endswith(_REMOVED)
+    spot.nameless = not path.startswith("/") or told.st_nlink == 0
+    if path.endswith(_REMOVED) and not spot.nameless and not _is_at(path, told):
+        spot.path = path.removesuffix(_REMOVED)  # it goes by another name, which nobody tells
     return spot
+
+
+def _is_at(path: str, told: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), told)
+    except OSError:
+        return False
 
 
 async def _through_links(
@@ -206,20 +250,23 @@ async def _through_links(
     """Walks to the directory and looks at the last name, from link to link."""
     for _ in range(MAX_LINKS):
         above, name, slash = _split(path)
+        is_name = name not in _SELF
         parent = opened.keep(await _walk(start, above, _TO_DIRECTORY))
         place = os.readlink(f"/proc/self/fd/{parent}")
         if place.startswith("/proc/") and (own := _OWN.match(place)) is not None:
-            return _own_descriptor(caller, int(own[1]), name, opened)
-        mode = _mode_of(parent, name)
-        if mode is not None and stat.S_ISLNK(mode) and (follow or slash):
-            start, path = parent, os.readlink(name, dir_fd=parent) + "/" * slash
+            spot = _own_descriptor(caller, int(own[1]), name, opened)
+            return spot if follow else _link_in_proc(f"{place}/{name}", parent)
+        mode = _mode_of(parent, name if is_name else ".")
+        if mode is not None and stat.S_ISLNK(mode) and follow:
+            with unprivileged():
+                start, path = parent, os.readlink(name, dir_fd=parent) + "/" * slash
             continue
         told = os.fstat(parent)
         if told.st_nlink == 0:
             raise _error(errno.ENOENT)  # in a directory that was removed
-        full = place if name == "." else f"{place.rstrip('/')}/{name}"
+        full = f"{place.rstrip('/')}/{name}" if is_name else place
         spot = Spot(full, mode, told.st_dev)
-        spot.parent, spot.name, spot.slash = parent, name, slash
+        spot.parent, spot.name, spot.slash, spot.is_name = parent, name, slash, is_name
         return spot
     raise _error(errno.ELOOP)
 
@@ -228,16 +275,19 @@ def _split(path: str) -> tuple[str, str, bool]:
     """The directory above, the last name, and whether a slash follows it."""
     plain = path.rstrip("/")
     above, _, name = plain.rpartition("/")
-    if name in {"", ".", ".."}:  # the directory itself
-        return path, ".", False
+    if not name:
+        return path, "/", False
+    if name in _SELF:  # the directory itself
+        return path, name, False
     return (above or "/") if "/" in plain else ".", name, plain != path
 
 
 async def _walk(start: int, path: str, how: _How) -> int:
     name = os.fsencode(path)
-    found: int = _syscall(_OPENAT2, start, name, how.cached, _SIZE)
-    if found < 0:
+    with unprivileged():
+        found: int = _syscall(_OPENAT2, start, name, how.cached, _SIZE)
         number = ctypes.get_errno()
+    if found < 0:
         if number != errno.EAGAIN:
             raise _error(number)
         return await trio.to_thread.run_sync(_walk_patiently, start, name, how)
@@ -245,15 +295,18 @@ async def _walk(start: int, path: str, how: _How) -> int:
 
 
 def _walk_patiently(start: int, name: bytes, how: _How) -> int:
-    found: int = _syscall(_OPENAT2, start, name, how.patient, _SIZE)
+    with unprivileged():
+        found: int = _syscall(_OPENAT2, start, name, how.patient, _SIZE)
+        number = ctypes.get_errno()
     if found < 0:
-        raise _error(ctypes.get_errno())
+        raise _error(number)
     return found
 
 
 def _mode_of(parent: int, name: str) -> int | None:
     try:
-        return os.lstat(name, dir_fd=parent).st_mode
+        with unprivileged():
+            return os.lstat(name, dir_fd=parent).st_mode
     except FileNotFoundError:
         return None
 
@@ -262,7 +315,17 @@ def _own_descriptor(caller: Caller, process: int, name: str, opened: Opened) -> 
     """``/proc/self/fd/N``; our own self was met on the way, and the caller's is meant."""
     if process not in {os.getpid(), caller.process()} or not name.isdecimal():
         raise _error(errno.EACCES)
-    return of_descriptor(caller, int(name), opened)
+    try:
+        return of_descriptor(caller, int(name), opened)
+    except OSError as error:
+        raise _error(errno.ENOENT) from error  # no such name there
+
+
+def _link_in_proc(path: str, parent: int) -> Spot:
+    """The very link of a descriptor; nothing can be done to it, whoever grants that."""
+    spot = Spot(path, stat.S_IFLNK, os.fstat(parent).st_dev)
+    spot.is_name = True
+    return spot
 
 
 def _error(number: int) -> OSError:

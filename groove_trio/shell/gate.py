@@ -35,6 +35,7 @@ from groove_trio.shell.deeds import PROCEED, Held, Plan, plan
 from groove_trio.shell.mounts import Mounts
 from groove_trio.shell.reach import Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications
+from groove_trio.shell.shared import Shared
 from groove_trio.shell.wall import DEVICES
 from groove_trio.words.actors import agent_actor
 from groove_trio.words.base import AgentId
@@ -103,6 +104,7 @@ class Gate:
     _names: set[bytes] = field(default_factory=set[bytes])
     _terminals: set[str] = field(default_factory=set[str])
     _mounts: Mounts = field(default_factory=Mounts)
+    _shared: Shared = field(default_factory=Shared)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
     _next_denial: float = 0.0
 
@@ -119,6 +121,7 @@ class Gate:
                         nursery.start_soon(self._refuse, note, call.name)
         finally:
             self.notifications.close()
+            self._shared.clear()
 
     async def _answer(self, note: Notification, name: str, nursery: trio.Nursery) -> None:
         """Plans one call and asks about it; then it is performed, here or in a task of its own."""
@@ -157,6 +160,9 @@ class Gate:
         for operation, spot in asked.questions:
             if self._is_nobodys(operation, spot):
                 itself = itself and not (_is_file(spot) or _is_terminal(spot))
+                continue
+            if self._shared.permits(held.deed.name, operation, spot, asked.questions[0][1]):
+                itself = False
                 continue
             if self.testing and spot.path.startswith(f"{self.state}/canary-{self.agent}-"):
                 return _tried(spot.path), 0
@@ -238,6 +244,8 @@ class Gate:
         try:
             if asked.questions[0][1].path in MULTIPLEXERS:
                 self._terminals.add(f"{TERMINALS}{_number_of(result)}")
+            elif self._shared.holds(asked.questions[0][1]):
+                self._shared.made(result)
             close_on_exec = bool(asked.flags & os.O_CLOEXEC)
             self.notifications.hand_over(note.id, result, close_on_exec=close_on_exec)
         finally:

@@ -114,10 +114,23 @@ class Confining:
 
 
 def caches(tmp: str) -> dict[str, str]:
-    """Variables that lead programs' caches to where an agent may write; a spec's own win."""
+    """Variables that lead programs' caches to where an agent may write; a spec's own win.
+
+    They are those of programs that do not ask for ``XDG_CACHE_HOME``. Python is told to keep no
+    compiled modules: it would try to beside every module that it imports, also where it may
+    not, and each time that would be a denial on record.
+    """
     return {
         "XDG_CACHE_HOME": f"{tmp}/cache",
-        "PIP_CACHE_DIR": f"{tmp}/cache/pip",
-        "npm_config_cache": f"{tmp}/cache/npm",
+        "BUN_INSTALL_CACHE_DIR": f"{tmp}/cache/bun",
         "CARGO_HOME": f"{tmp}/cache/cargo",
+        "CCACHE_DIR": f"{tmp}/cache/ccache",
+        "GOMODCACHE": f"{tmp}/cache/go-mod",
+        "GRADLE_USER_HOME": f"{tmp}/cache/gradle",
+        "NUGET_PACKAGES": f"{tmp}/cache/nuget",
+        "PIP_CACHE_DIR": f"{tmp}/cache/pip",
+        "YARN_GLOBAL_FOLDER": f"{tmp}/cache/yarn",
+        "npm_config_cache": f"{tmp}/cache/npm",
+        "LESSHISTFILE": "-",
+        "PYTHONDONTWRITEBYTECODE": "1",
     }

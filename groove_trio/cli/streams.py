@@ -115,13 +115,21 @@ def _agent_text(event: happened.AnyEvent) -> str:
             return ""
 
 
+def _asked(knock: happened.KnockDecided, path: str) -> str:
+    """Who would do what; where the kernel asked, by which program and call."""
+    program = f"{knock.tool or 'a program'} (process {knock.pid}) by {knock.call}: "
+    return f"{knock.id}  {program if knock.call else ''}{knock.operation} {path}"
+
+
 def _other_text(event: happened.AnyEvent) -> str:
     match event:
         case happened.KnockDecided(decision=Denied() as denied):
-            asked = f"{event.id}  {event.operation} {denied.path}"
-            return f"{asked}: denied by {denied.rule}, {denied.reason}"
+            return f"{_asked(event, denied.path)}: denied by {denied.rule}, {denied.reason}"
         case happened.KnockDecided(decision=granted):
-            return f"{event.id}  {event.operation} {granted.path}: granted by {granted.rule}"
+            return f"{_asked(event, granted.path)}: granted by {granted.rule}"
+        case happened.CallRefused(id=agent_id, call=call, pid=pid, tool=tool):
+            program = f"{tool or 'a program'} (process {pid})"
+            return f"{agent_id}  {program} by {call}: refused, no agent may"
         case happened.LeaseDeclared(lease=lease):
             until = clock_text(lease.until)
             return f"{lease.agent}  leased {', '.join(lease.paths)} until {until}"

@@ -36,7 +36,7 @@ from groove_trio.words.actors import OWNER, Actor, agent_actor
 from groove_trio.words.audit import AuditEntry
 from groove_trio.words.base import MAX_NAME, AgentId
 from groove_trio.words.errors import AuditUnavailable, BadRequest, Draining, OutOfResources, shown
-from groove_trio.words.events import AnyEvent
+from groove_trio.words.events import AnyEvent, CallRefused
 from groove_trio.words.knocks import Decision, Denied, Knock
 from groove_trio.words.leases import (
     DEFAULT_LEASE_S,
@@ -79,6 +79,7 @@ class Broker:
     ) -> None:
         self._audit = audit
         self._clock = clock
+        self._publish = publish
         self._table = LockTable()
         self._root = root
         self._judge = Judge(str(root), self._table)
@@ -166,11 +167,13 @@ class Broker:
 
     async def refused(self, agent: AgentId, call: str, pid: int, command: str) -> None:
         """Records a call that no agent may make; on disk when this returns, if it can be."""
-        detail = {"call": call, "pid": pid, "tool": legible(command[:MAX_NAME])}
+        tool = legible(command[:MAX_NAME])
+        detail = {"call": call, "pid": pid, "tool": tool}
         who = agent_actor(agent)
         entry = AuditEntry(actor=who, action=GATE_REFUSE, agent=agent, detail=detail)
         with suppress(AuditUnavailable), trio.move_on_after(RECORD_S):
             await self._audit.durable(self._audit.append([entry]))
+            self._publish(CallRefused(id=agent, call=call, pid=pid, tool=tool))
 
     async def _decision_of(self, request: KnockRequest) -> Decision:
         decision, seq = await self._outcome_of(request)

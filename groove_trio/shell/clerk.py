@@ -241,4 +241,6 @@ def _event_of(knock: Knock, decision: Decision) -> KnockDecided:
         source=knock.source,
         tool=knock.tool,
         decision=decision,
+        call=knock.call,
+        pid=knock.pid,
     )

@@ -71,13 +71,27 @@ class OutputAppended(Event):
 
 
 class KnockDecided(Event):
-    """One knock and its decision."""
+    """One knock and its decision.
+
+    At the gate, thread `pid` of the program `tool` makes the system call `call`.
+    """
 
     id: AgentId
     operation: Operation
     source: Source
     tool: str
     decision: Decision
+    call: str = ""
+    pid: int = 0
+
+
+class CallRefused(Event):
+    """A process of an agent made a system call that no agent may make, such as ``mount``."""
+
+    id: AgentId
+    call: str
+    pid: int
+    tool: str
 
 
 class LeaseDeclared(Event):
@@ -125,6 +139,7 @@ AnyEvent = (
     | AgentRemoved
     | OutputAppended
     | KnockDecided
+    | CallRefused
     | LeaseDeclared
     | LeaseEnded
     | Draining

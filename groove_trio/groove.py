@@ -105,6 +105,7 @@ def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
         census=census,
         providers=config.providers,
         containment=confining.levels,
+        missing=confining.missing,
         confined=confining.open,
         descriptor_limit=config.descriptor_limit,
     )

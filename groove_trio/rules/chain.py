@@ -77,7 +77,10 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         AGENT_RESTORE: "The scope of an agent of an earlier run is held again.",
         AGENT_RENAME: "An agent goes by another name.",
         AGENT_RELEASE: "An agent's scope and leases were given back.",
-        "agent.started": "An agent's program runs.",
+        "agent.started": (
+            "An agent's program runs. `containment` holds it, by this version of `landlock`; "
+            "`canary` is what was tried from inside before, and how it failed."
+        ),
         "agent.completed": "An agent's program ended well.",
         "agent.failed": "An agent's program failed, or could not be started.",
         "agent.backed-off": "An agent's program failed; it is started again after a wait.",

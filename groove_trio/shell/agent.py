@@ -72,6 +72,7 @@ class Agent:
         promised: Whether the task that stands behind it now will bring that start about; a
             task that is just ending won't, another comes after it.
         newborn: Whether its program has never run.
+        landlock: The version of Landlock that its wall is made with; None without a wall.
         failure: Why the start that somebody waits for failed.
         done: Set while no task stands behind it.
     """
@@ -83,6 +84,7 @@ class Agent:
         "failure",
         "grace_s",
         "input",
+        "landlock",
         "newborn",
         "output",
         "promised",
@@ -111,6 +113,7 @@ class Agent:
         self.settling: Settling | None = None
         self.promised = False
         self.newborn = False
+        self.landlock: int | None = None
         self.failure: GrooveError | None = None
         self.done = trio.Event()
         self.done.set()
@@ -151,8 +154,9 @@ class Agent:
         if settling is not None:
             settling.settle(error)
 
-    def found(self, held: list[Hold], canary: dict[str, str]) -> None:
+    def found(self, held: list[Hold], canary: dict[str, str], landlock: int) -> None:
         """Takes down what a start found; the record of the start has it saved and told."""
+        self.landlock = landlock
         before = self.status
         self.status = msgspec.structs.replace(before, held=held, canary=canary)
         if self.told is before:

@@ -55,6 +55,10 @@ class Confining:
         """What agents can be held to, strongest first."""
         return self.kernel.levels
 
+    def missing(self) -> Mapping[Containment, str]:
+        """What each other level needs that this kernel lacks, in words."""
+        return self.kernel.missing
+
     async def open(  # noqa: PLR0917 - what a start has worked out by then
         self,
         agent: Agent,
@@ -109,7 +113,7 @@ class Confining:
         )
         for gate in gates:
             gate.testing = False
-        agent.found(list(wall.patterns), confined.canary)
+        agent.found(list(wall.patterns), confined.canary, self.kernel.landlock)
         return confined.tree
 
 

@@ -82,6 +82,7 @@ class Launcher:
         census: Where trees are enrolled.
         providers: Those known, by name.
         containment: What agents can be held to here, strongest first.
+        missing: What each other level needs that this kernel lacks, in words.
         confined: What starts a program behind gate or wall; needed for these levels alone.
         descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
         open_tree: What starts a tree.
@@ -93,6 +94,7 @@ class Launcher:
     census: Census
     providers: Mapping[str, Provider]
     containment: Callable[[], Sequence[Containment]] = lambda: AVAILABLE
+    missing: Callable[[], Mapping[Containment, str]] = dict
     confined: OpenConfined | None = None
     descriptor_limit: int | None = None
     open_tree: OpenTree = open_tree
@@ -147,7 +149,15 @@ class Launcher:
         asked = spec.containment or "any containment"
         there = ", ".join(available) or "none"
         detail = f"{asked} is not available to provider {provider.name} here; there is {there}"
-        raise ContainmentUnavailable(detail, available=available)
+        raise self._unavailable(detail, spec.containment, available)
+
+    def _unavailable(
+        self, detail: str, asked: Containment | None, available: list[Containment]
+    ) -> ContainmentUnavailable:
+        """The refusal, with what is missing where it is the kernel that lacks it."""
+        lacks = self.missing().get(asked) if asked is not None else None
+        needs = f". {asked} needs {lacks}" if lacks else ""
+        return ContainmentUnavailable(f"{detail}{needs}", available=available)
 
     async def start(self, agent: Agent) -> tuple[Tree, Launch]:
         """Starts an agent's program; returns when exec has succeeded.
@@ -195,7 +205,7 @@ class Launcher:
         level = agent.status.containment
         if level not in available or self.confined is None:
             detail = f"{level} is not available here any more; there is {', '.join(available)}"
-            raise ContainmentUnavailable(detail, available=available)
+            raise self._unavailable(detail, level, available)
         return await self.confined(agent, launch, place, env, directory, self.descriptor_limit)
 
     def check_cwd(self, cwd: str) -> str:

@@ -18,7 +18,7 @@ output is still read while it does, and only then the nursery closes. Cancelling
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -61,6 +61,7 @@ class Supervisor:
         census: Who knows which process is whose; running.
         providers: Beside ``command`` and ``demo``; one of the same name takes its place.
         containment: What agents can be held to here, strongest first.
+        missing: What each other level needs that this kernel lacks, in words.
         confined: What starts a program behind gate or wall.
         descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
         open_tree: What starts a tree.
@@ -78,6 +79,7 @@ class Supervisor:
         census: Census,
         providers: Iterable[Provider] = (),
         containment: Callable[[], Sequence[Containment]] = lambda: AVAILABLE,
+        missing: Callable[[], Mapping[Containment, str]] = dict,
         confined: OpenConfined | None = None,
         descriptor_limit: int | None = None,
         open_tree: OpenTree = open_tree,
@@ -97,6 +99,7 @@ class Supervisor:
             census=census,
             providers={each.name: each for each in known},
             containment=containment,
+            missing=missing,
             confined=confined,
             descriptor_limit=descriptor_limit,
             open_tree=open_tree,

@@ -280,4 +280,10 @@ def _facts(agent: Agent, after: str, reason: str | None, changes: dict[str, Any]
         "exitCode": changes.get("exit_code"),
         "exitSignal": changes.get("exit_signal"),
     }
+    if after == "running":  # what holds the run that begins
+        told |= {
+            "containment": agent.status.containment,
+            "landlock": agent.landlock,
+            "canary": agent.status.canary or None,
+        }
     return {"before": agent.state, "after": after, "reason": reason, **told}

@@ -13,23 +13,33 @@ from groove_trio.cli.show import (
     console,
     make_table,
     patterns_text,
+    print_facts,
     print_json,
     print_table,
 )
 from groove_trio.cli.verb import STOP_S, agent_argument, find_agent, run, verb
 from groove_trio.client import Client
-from groove_trio.words.agents import MAX_GRACE_S, AgentView
+from groove_trio.words.agents import MAX_GRACE_S, AgentView, Hold
 
-COLUMNS = ("id", "name", "role", "state", "scope", "pid", "restarts", "since", "reason")
+COLUMNS = ("id", "name", "role", "state", "scope", "held by", "pid", "restarts", "since", "reason")
 REDRAW_S = 0.1
+
+LEVELS = {
+    "gate": "the kernel asks before every change that any of its processes makes",
+    "wall": "the kernel refuses what the wall leaves out; hooks ask about the rest",
+    "hooks": "its own tools ask; NOTHING HOLDS the other programs that it runs",
+}
+"""What each level of containment comes to."""
+
+HOW = {"exact": "exactly", "wider": "WIDER than it says", "narrower": "narrower than it says"}
 
 
 def row(view: AgentView) -> tuple[object, ...]:
     """An agent's cells for `COLUMNS`."""
     since = clock_text(view.ended or view.started)
     scope = patterns_text(view.scope)
-    return (view.id, view.name, view.role, view.state, scope, view.pid, view.restarts, since,
-            view.reason)  # fmt: skip
+    return (view.id, view.name, view.role, view.state, scope, view.containment, view.pid,
+            view.restarts, since, view.reason)  # fmt: skip
 
 
 @verb(
@@ -66,6 +76,52 @@ async def _watch(groove: Client) -> None:
                 views = await groove.agents()
                 live.update(make_table(COLUMNS, [row(view) for view in views]), refresh=True)
                 await anyio.sleep(REDRAW_S)  # whatever happens in between is one redrawing
+
+
+@verb(
+    """
+    groove-trio agent tester
+    groove-trio agent --json tester | jq -r '.held[] | select(.how == "wider").pattern'
+    """
+)
+@agent_argument
+def agent(agent: str, as_json: bool) -> None:
+    """Show one agent, and how firmly it is held.
+
+    Each pattern of its scope is held exactly, or wider or narrower than it says, and by what. The
+    canary tells what was tried from inside its sandbox before its program ran, and how it failed.
+    """
+    view = run(lambda groove: find_agent(groove, agent))
+    if as_json:
+        print_json(view)
+        return
+    print_facts(_facts(view))
+
+
+def _facts(view: AgentView) -> dict[str, object]:
+    attempts = [f"{attempt} failed ({name})" for attempt, name in view.canary.items()]
+    exit_of = view.exit_signal if view.exit_code is None else view.exit_code
+    return {
+        "id": view.id,
+        "name": view.name,
+        "role": view.role,
+        "provider": view.provider,
+        "state": f"{view.state} ({view.reason})" if view.reason else view.state,
+        "process": view.pid,
+        "exit": exit_of,
+        "directory": view.cwd,
+        "started": clock_text(view.started) or None,
+        "ended": clock_text(view.ended) or None,
+        "restarts": view.restarts,
+        "held by": f"{view.containment}: {LEVELS[view.containment]}",
+        "canary": ", ".join(attempts) or "none was sent",
+        "scope": [*map(_held_text, view.held)] or patterns_text(view.scope),
+    }
+
+
+def _held_text(hold: Hold) -> str:
+    why = f": {hold.why}" if hold.why else ""
+    return f"{hold.pattern} is held by {hold.by}, {HOW[hold.how]}{why}"
 
 
 def _act(

@@ -112,4 +112,5 @@ def _facts(told: Status) -> dict[str, object]:
         "connections": f"{told.connections}, of them {told.subscribers} following events",
         "audit log": log if told.audit_ok else f"{log}; it CANNOT BE WRITTEN, nothing may change",
         "containment": " ".join(told.containment),
+        "missing": told.missing,
     }

@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("groove_trio.cli.control:status", "Show how the daemon is."),
     "spawn": ("groove_trio.cli.spawn:spawn", "Start an agent."),
     "agents": ("groove_trio.cli.agents:agents", "List the agents."),
+    "agent": ("groove_trio.cli.agents:agent", "Show one agent, and how firmly it is held."),
     "logs": ("groove_trio.cli.streams:logs", "Show what an agent wrote."),
     "instruct": ("groove_trio.cli.agents:instruct", "Hand a running agent a follow-up."),
     "kill": ("groove_trio.cli.agents:kill", "Stop an agent and all its processes."),

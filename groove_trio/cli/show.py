@@ -132,11 +132,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], none: 
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Prints names and values, one a line; what is None is left out. Needs no rich."""
+    """Prints names and values, one a line; a list takes a line for each of its own.
+
+    What is None, or an empty list, is left out. Needs no rich.
+    """
     width = max(map(len, facts))
     for name, value in facts.items():
-        if value is not None:
-            click.echo(f"{name:<{width}}  {safe(str(value))}")
+        lines = value if isinstance(value, list) else [] if value is None else [value]
+        for first, line in enumerate(lines):
+            click.echo(f"{'' if first else name:<{width}}  {safe(str(line))}")
 
 
 def patterns_text(patterns: Sequence[str]) -> str:

@@ -167,7 +167,8 @@ def spawn(
         print_json(view)
         return
     may = f"may write {patterns_text(view.scope)}" if view.scope else "may write nothing"
-    click.echo(f"Started {view.name} ({view.id}), pid {view.pid}; it {may}")
+    held = f"held by {view.containment}"
+    click.echo(f"Started {view.name} ({view.id}), pid {view.pid}; it {may}, {held}")
 
 
 def _restart(fields: dict[str, Any]) -> Restart:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,56 +12,16 @@ from pathlib import Path
 import anyio
 import click
 
+from groove_trio.cli.held import hold_by_kernel
 from groove_trio.cli.launch import start_detached, stop_daemon
+from groove_trio.cli.props import API_STEPS, DOCS_STEPS, FILES, UI_STEPS, cue, make_project, spec
 from groove_trio.cli.story import Story
 from groove_trio.cli.watch import Watch, alive, watching
 from groove_trio.client import Client, connect_groove
 from groove_trio.rules.scopes import Scope
-from groove_trio.words.agents import AgentSpec, Restart
+from groove_trio.words.agents import Restart
 from groove_trio.words.base import AgentId
 from groove_trio.words.errors import EXIT_DIFFERS, Locked, ScopeOverlap
-
-FILES = {
-    "README.md": "# A small project\n",
-    "CHANGELOG.md": "# Changes\n",
-    "src/api/server.py": "routes = {}\n",
-    "src/ui/page.html": "<p>Hello</p>\n",
-    "docs/index.md": "# Manual\n",
-}
-
-Steps = list[dict[str, object]]
-
-API_STEPS: Steps = [
-    {"do": "await", "path": "cues/api", "seconds": 60},
-    {"do": "write", "path": "src/api/users.py", "text": "def users(): ...\n"},
-    {"do": "append", "path": "src/api/server.py", "text": "routes['users'] = 1\n"},
-    {"do": "write", "path": "src/ui/page.html", "text": "overwritten by api\n"},
-    {"do": "write", "path": "../escaped.txt", "text": "out of the project\n"},
-    {"do": "write", "path": ".git/hooks/post-commit", "text": "#!/bin/sh\n"},
-    {"do": "read"},
-    {"do": "declare", "paths": ["CHANGELOG.md"], "ttlS": 60, "reason": "users route"},
-    {"do": "append", "path": "CHANGELOG.md", "text": "- users route\n"},
-    {"do": "read"},
-    {"do": "complete"},
-    {"do": "read"},
-]
-UI_STEPS: Steps = [
-    {"do": "await", "path": "cues/ui", "seconds": 60},
-    {"do": "crash", "code": 7, "first": 2},
-    {"do": "write", "path": "src/ui/form.html", "text": "<form></form>\n"},
-    {"do": "read"},
-    {"do": "declare", "paths": ["CHANGELOG.md"], "ttlS": 60},
-    {"do": "read"},
-    {"do": "declare", "paths": ["CHANGELOG.md"], "ttlS": 60},
-    {"do": "read"},
-]
-DOCS_STEPS: Steps = [
-    {"do": "await", "path": "cues/docs", "seconds": 60},
-    {"do": "write", "path": "docs/users.md", "text": "# Users\n"},
-    {"do": "ignore-sigterm"},
-    {"do": "grandchild", "seconds": 3600},
-    {"do": "sleep", "seconds": 3600},
-]
 
 
 @click.command(
@@ -102,30 +59,6 @@ def demo(keep: bool, as_json: bool) -> None:
         sys.exit(EXIT_DIFFERS)
 
 
-def make_project(root: Path) -> Path:
-    """A small git project; the user's own git settings play no part."""
-    for name, text in FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
-    if git := shutil.which("git"):
-        quiet = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-        subprocess.run([git, "init", "--quiet", str(root)], env=quiet, check=True)
-    return root
-
-
-def spec(name: str, scope: list[str], steps: Steps, **more: object) -> AgentSpec:
-    """A scripted agent."""
-    return AgentSpec(
-        role="demo",
-        name=name,
-        provider="demo",
-        scope=scope,
-        prompt=json.dumps(steps),
-        interactive=True,
-        **more,  # type: ignore[arg-type]
-    )
-
-
 async def tell(story: Story, project: Path, url: str, keep: bool) -> None:
     """The chapters in order."""
     async with connect_groove(url=url) as groove, watching(groove, story) as watch:
@@ -134,34 +67,32 @@ async def tell(story: Story, project: Path, url: str, keep: bool) -> None:
         await keep_to_scope(story, watch, agents["api"], project)
         await restart_after_crash(story, groove, watch, agents["ui"], project)
         await share_by_lease(story, groove, watch, agents, project)
+        await hold_by_kernel(story, groove, watch, project)
         await stop_without_survivors(story, groove, watch, agents["docs"], project)
         await verify_log(story, groove, project)
         if not keep:
             await end(story, groove)
 
 
-def cue(project: Path, name: str) -> None:
-    """Lets an agent begin: its script waits for a file of its name."""
-    (project / "cues").mkdir(exist_ok=True)
-    (project / "cues" / name).touch()
-
-
 async def three_agents(story: Story, groove: Client) -> dict[str, AgentId]:
     """Chapter one: disjoint scopes are accepted."""
     story.chapter("Three agents, side by side, each with files of its own")
+    # Behind a wall alone, no lease opens anything: what they show then takes hooks.
+    best = (await groove.status()).containment
+    level = "gate" if "gate" in best else "hooks"
     patient = Restart(mode="on-failure", first_s=0.3, max_restarts=5)
     agents: dict[str, AgentId] = {}
     for each in (
-        spec("api", ["src/api/**"], API_STEPS),
-        spec("ui", ["src/ui/**"], UI_STEPS, restart=patient),
-        spec("docs", ["docs/**"], DOCS_STEPS, grace_s=0.5),
+        spec("api", ["src/api/**"], API_STEPS, containment=level),
+        spec("ui", ["src/ui/**"], UI_STEPS, restart=patient, containment=level),
+        spec("docs", ["docs/**"], DOCS_STEPS, grace_s=0.5, containment=level),
     ):
         view = await groove.spawn(each)
         agents[view.name] = view.id
         story.claim(
             f"'{view.name}' runs and may write {view.scope[0]}",
             view.state == "running" and view.pid is not None,
-            f"pid {view.pid}",
+            f"pid {view.pid}, held by {view.containment}",
         )
     return agents
 
@@ -247,7 +178,7 @@ async def share_by_lease(
 async def stop_without_survivors(
     story: Story, groove: Client, watch: Watch, docs: AgentId, project: Path
 ) -> None:
-    """Chapter six: neither a deaf agent nor its hidden grandchild outlives the stop."""
+    """Chapter seven: neither a deaf agent nor its hidden grandchild outlives the stop."""
     story.chapter("An agent ignores SIGTERM and hides a grandchild in another session")
     cue(project, "docs")
     left = await watch.line(docs, "left behind:")
@@ -260,7 +191,7 @@ async def stop_without_survivors(
 
 
 async def verify_log(story: Story, groove: Client, project: Path) -> None:
-    """Chapter seven: the log proves itself, and a changed copy gives itself away."""
+    """Chapter eight: the log proves itself, and a changed copy gives itself away."""
     from groove_trio.shell.audit import verify_log as verify
 
     story.chapter("The audit log")

@@ -11,6 +11,7 @@ The script is one line of JSON, a list of steps; each is an object whose ``do`` 
 {"do": "knock", "path": "src/a.py", "operation": "write"}  asks only
 {"do": "declare", "paths": ["shared.md"], "ttlS": 60, "reason": "notes"}   takes a lease
 {"do": "complete"}                                         gives all its leases back
+{"do": "run", "argv": ["make", "all"]}                     runs a program to its end, unasked
 {"do": "print", "text": "hello", "count": 3, "stream": "out"}    to standard output or "err"
 {"do": "sleep", "seconds": 0.5}
 {"do": "await", "path": "go", "seconds": 10}               until a file exists, then goes on
@@ -23,7 +24,8 @@ The script is one line of JSON, a list of steps; each is an object whose ``do`` 
 
 ``write``, ``append``, ``delete`` and ``mkdir`` happen only when the knock is granted; a daemon
 that doesn't answer grants nothing. What happened is told in one line, such as
-``granted: wrote src/a.py`` or ``denied: docs/x.md: <reason>``, and the script goes on. A
+``granted: wrote src/a.py`` or ``denied: docs/x.md: <reason>``, and the script goes on. What
+``run`` starts writes without a knock, has no input, and shares the agent's output. A
 ``crash`` without ``first`` happens on every run; runs are counted in ``$TMPDIR/runs``. The
 grandchild forks twice, leaves the session and ignores SIGTERM; with ``hold`` it keeps the
 agent's output open.
@@ -134,6 +136,19 @@ def lease(step: dict[str, Any]) -> None:
         tell(f"returned: {len(answer)}")
 
 
+def run_program(step: dict[str, Any]) -> None:
+    """Runs a program, found by ``PATH``, and tells its pid and how it ended."""
+    argv = step["argv"]
+    no_input = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    try:
+        pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=[no_input])
+    except OSError as error:
+        tell(f"not run: {argv[0]}: {error.strerror}")
+        return
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    tell(f"ran: {argv[0]} as {pid}, ended with {code}")
+
+
 def speak(step: dict[str, Any]) -> None:
     """Prints a line, or many of them numbered from 1 in few writes."""
     text, count = step.get("text", "line"), step.get("count", 1)
@@ -225,6 +240,7 @@ STEPS: dict[str, Callable[[dict[str, Any]], None]] = {
     "knock": knock,
     "declare": lease,
     "complete": lease,
+    "run": run_program,
     "print": speak,
     "sleep": lambda step: time.sleep(step["seconds"]),
     "await": wait_for,

@@ -150,15 +150,18 @@ class Broker:
     async def decide(self, knock: Knock) -> tuple[Decision, int]:
         """As `knock`, for a caller that has more to do than to wait for the disk.
 
+        Does not checkpoint where it need not wait for anybody's turn.
+
         Returns:
             The decision, and the number of its record; a denial is told only after `recorded`.
             0: there is nothing to wait for.
         """
         request = KnockRequest(self._judge.plain(knock))
-        try:
-            await self._clerk.put(request)
-        except Draining:
-            return self._judge.fit(denials.closing(knock.path)), 0
+        if not self._clerk.answer_at_once(request):
+            try:
+                await self._clerk.put(request)
+            except Draining:
+                return self._judge.fit(denials.closing(knock.path)), 0
         return await self._outcome_of(request)
 
     async def recorded(self, denied: Denied, seq: int) -> Denied:

@@ -37,7 +37,7 @@ from groove_trio.shell.reach import Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications
 from groove_trio.shell.shared import Shared
 from groove_trio.shell.wall import DEVICES
-from groove_trio.words.actors import agent_actor
+from groove_trio.words.actors import Actor, agent_actor
 from groove_trio.words.base import AgentId
 from groove_trio.words.knocks import Decision, Denied, Knock, Operation
 
@@ -56,6 +56,12 @@ DENIALS_AT_ONCE: Final = 200
 
 THREADS: Final = 8
 """Calls of one agent that may wait at a time for a network or a slow disk; others queue."""
+
+IN_A_ROW: Final = 8
+"""Calls of one agent that are answered before all others have their turn: about a millisecond."""
+
+COMMAND_S: Final = 0.1
+"""How long the name of a thread's program is taken to be the same; it is read for the record."""
 
 _NOT_YET = frozenset({errno.ENXIO, errno.EWOULDBLOCK})
 
@@ -107,10 +113,17 @@ class Gate:
     _shared: Shared = field(default_factory=Shared)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
     _next_denial: float = 0.0
+    _commands: dict[int, str] = field(default_factory=dict[int, str])
+    _forget_at: float = 0.0
+    _actor: Actor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._actor = agent_actor(self.agent)
 
     async def run(self) -> None:
         """Answers until no process of the tree is left, or until cancelled."""
         calls = by_number(self.architecture)
+        answered = 0
         try:
             async with trio.open_nursery() as nursery:
                 while (note := await self.notifications.receive()) is not None:
@@ -119,6 +132,9 @@ class Gate:
                         await self._answer(note, call.name, nursery)
                     else:
                         nursery.start_soon(self._refuse, note, call.name)
+                    answered += 1
+                    if answered % IN_A_ROW == 0:
+                        await trio.lowlevel.checkpoint()
         finally:
             self.notifications.close()
             self._shared.clear()
@@ -167,12 +183,12 @@ class Gate:
             if self.testing and spot.path.startswith(f"{self.state}/canary-{self.agent}-"):
                 return _tried(spot.path), 0
             itself = itself and self._is_own(spot)
-            command = command or held.caller.command()
+            command = command or self._command(held.caller)
             knock = Knock(
                 agent=self.agent,
                 operation=operation,
                 path=spot.path,
-                actor=agent_actor(self.agent),
+                actor=self._actor,
                 source="gate",
                 tool=command,
                 call=name,
@@ -184,6 +200,16 @@ class Gate:
         if itself:
             asked.act = None
         return None, 0
+
+    def _command(self, caller: Caller) -> str:
+        now = trio.current_time()
+        if now > self._forget_at:
+            self._commands.clear()
+            self._forget_at = now + COMMAND_S
+        found = self._commands.get(caller.pid)
+        if found is None:
+            found = self._commands[caller.pid] = caller.command()
+        return found
 
     def _is_nobodys(self, operation: Operation, spot: Spot) -> bool:
         """Whether it is no file that anybody could hold: it has no name, or is a plain device."""
@@ -277,7 +303,9 @@ class Gate:
 
 def meant(calls: Sequence[Call], arguments: Sequence[int]) -> Call:
     """Which of the calls of a number it is; the filter has held it for one of them."""
-    return next(call for call in calls if len(calls) == 1 or call.holds(arguments))
+    if len(calls) == 1:
+        return calls[0]
+    return next(call for call in calls if call.holds(arguments))
 
 
 def hand_on(opened: Opened) -> Opened:

@@ -129,7 +129,7 @@ async def _open(held: Held) -> Plan:
         if not creates:
             raise
         return _create(held, absent.spot)
-    except NotADirectoryError as error:
+    except OSError as error:
         if creates and (await held.name()).slash:
             raise _error(errno.EISDIR) from error  # whatever the slash is behind
         raise
@@ -257,6 +257,8 @@ async def _link(held: Held) -> Plan:
     new = _missing(await held.name(1))
     if old.nameless or new.slash:
         raise _error(errno.ENOENT)
+    if old.device != new.device:
+        raise _error(errno.EXDEV)
     # Whoever can write the new name can write the file, under all of its names.
     return Plan([("write", old), ("create", new)], partial(perform.link, old, new))
 

@@ -160,13 +160,14 @@ async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: 
             return await _of_its_own(caller, start, path, opened, follow=follow)
         if error.errno != errno.ELOOP:
             raise
+        follow = follow or path.endswith("/")
         return await _through_links(caller, start, path, opened, follow=follow)
     spot = _of(itself)
     if spot.path.startswith("/proc/"):  # of whose process, that is the question
         return await _through_links(caller, start, path, opened, follow=follow)
     if spot.nameless:
         raise _error(errno.ENOENT)  # it was removed while we walked
-    spot.slash = path.endswith("/")
+    spot.slash = path[-1] == "/" and _split(path)[2]
     return spot
 
 
@@ -197,7 +198,7 @@ async def _of_its_own(
 ) -> Spot:
     """What is not there for us, as ``/dev/fd/63``, may be there for the caller."""
     spot = await _through_links(caller, start, path, opened, follow=follow)
-    if spot.itself < 0:
+    if spot.itself < 0 <= spot.parent:
         raise Absent(spot)
     return spot
 

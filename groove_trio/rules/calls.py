@@ -108,7 +108,7 @@ def _of(descriptor: int) -> tuple[Where]:
 
 
 def _open(where: tuple[Where], flags: int, mode: int) -> Deed:
-    return Deed("open", where, (flags & 0xFFFFFFFF, mode & 0o7777))
+    return Deed("open", where, (flags & 0x7FFFFFFF, mode & 0o7777))
 
 
 def _rename(a: _Registers, flags: int) -> Deed:

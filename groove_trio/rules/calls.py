@@ -1,7 +1,7 @@
 """One form for the many system calls that do the same thing.
 
 `mkdir` is `mkdirat` in the working directory, `rmdir` is `unlinkat` with a flag, `fchmod` is a
-`chmod` of what a descriptor means: forty calls become seventeen deeds. Registers are
+`chmod` of what a descriptor means: half a hundred calls become eighteen deeds. Registers are
 taken as they are, so what a signed one holds is made signed here.
 """
 
@@ -15,6 +15,9 @@ NO_FOLLOW: Final = 0x100  # AT_SYMLINK_NOFOLLOW
 REMOVE_DIR: Final = 0x200  # AT_REMOVEDIR, of unlinkat
 FOLLOW: Final = 0x400  # AT_SYMLINK_FOLLOW, of linkat
 EMPTY_PATH: Final = 0x1000  # AT_EMPTY_PATH: the descriptor itself is meant
+
+PROCESS: Final = 0  # or a thread: PRIO_PROCESS
+GROUP: Final = 1  # PRIO_PGRP
 
 CREATES: Final = 0o100 | 0o1 | 0o1000  # O_CREAT | O_WRONLY | O_TRUNC
 
@@ -36,6 +39,7 @@ DeedName = Literal[
     "connect",
     "bind",
     "leave",
+    "steer",
 ]
 
 Clock = Literal["utimbuf", "timeval", "timespec"]
@@ -81,6 +85,7 @@ class Deed(NamedTuple):
     connect    1       address of the sockaddr, its length
     bind       1       the same
     leave      0       (setsid and setpgid)
+    steer      0       kind (`PROCESS` or `GROUP`), its number
     ========== ======= ====================================================================
     """
 
@@ -121,6 +126,10 @@ def _owner(where: tuple[Where], user: int, group: int) -> Deed:
 
 def _times(where: tuple[Where], address: int, clock: Clock) -> Deed:
     return Deed("utime", where, (address, clock))
+
+
+def _steer(kind: int, number: int) -> Deed:
+    return Deed("steer", (), (kind, _int(number)))
 
 
 def _attribute(where: tuple[Where], a: _Registers) -> Deed:
@@ -169,6 +178,12 @@ FORMS: Final[dict[str, _Form]] = {
     "bind": lambda a: Deed("bind", _of(a[0]), (a[1], a[2] & 0xFFFFFFFF)),
     "setsid": lambda _: Deed("leave", ()),
     "setpgid": lambda _: Deed("leave", ()),
+    "sched_setparam": lambda a: _steer(PROCESS, a[0]),
+    "sched_setscheduler": lambda a: _steer(PROCESS, a[0]),
+    "sched_setaffinity": lambda a: _steer(PROCESS, a[0]),
+    "sched_setattr": lambda a: _steer(PROCESS, a[0]),
+    "setpriority": lambda a: _steer(_int(a[0]), a[1]),
+    "ioprio_set": lambda a: _steer(_int(a[0]) - 1, a[1]),  # IOPRIO_WHO_PROCESS is 1
 }
 """Every call of `syscalls` that knocks, as a deed."""
 

@@ -103,6 +103,27 @@ FILE_IOCTLS: Final = (
 )
 """Commands that change a file through a descriptor that may have been opened for reading."""
 
+ODD_IOCTLS: Final = (
+    0x40086604,  # EXT4_IOC_SETVERSION
+    0x40046604,  # EXT4_IOC32_SETVERSION
+    0x00006609,  # EXT4_IOC_MIGRATE
+    0x40047212,  # FAT_IOCTL_SET_ATTRIBUTES
+    0x40186F04,  # OCFS2_IOC_REFLINK: makes a file, by a path behind a pointer
+    0xC0506617,  # FS_IOC_ADD_ENCRYPTION_KEY
+    0xC0406618,  # FS_IOC_REMOVE_ENCRYPTION_KEY: closes files to everybody
+    0xC0406619,  # FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS
+    0x0000AA00,  # USERFAULTFD_IOC_NEW: memory that has its reader wait, and the gate is one
+)
+"""The like of single file systems, and one device's; no agent needs them."""
+
+CLONING: Final = (
+    0x40049409,  # FICLONE
+    0x4020940D,  # FICLONERANGE
+    0xC0189436,  # FIDEDUPERANGE
+)
+"""The commands with btrfs' letter that all file systems share. They write to a descriptor that
+was opened for writing, or change nothing that can be read."""
+
 TERMINAL_IOCTLS: Final = (
     0x5412,  # TIOCSTI: types into somebody's terminal
     0x541C,  # TIOCLINUX: pastes into a console
@@ -112,6 +133,14 @@ _OPENS = (Test(1, WRITE_INTENT, (0,), negate=True),)
 _OPENS_AT = (Test(2, WRITE_INTENT, (0,), negate=True),)
 _MAKES_NAMESPACES = (Test(0, NEW_NAMESPACES, (0,), negate=True),)
 _DATAGRAMS = (Test(0, 0xFFFFFFFF, (AF_UNIX,)), Test(1, 0xF, (2, 3)))  # SOCK_RAW is DGRAM there
+_OF_VOLUMES = (  # the letters of btrfs and bcachefs
+    Test(1, 0xFF00, (0x9400, 0xBC00)),
+    Test(1, 0xFFFFFFFF, CLONING, negate=True),
+)
+_ANOTHER = (Test(0, 0xFFFFFFFF, (0,), negate=True),)
+_ANOTHER_OF_A_KIND = (Test(1, 0xFFFFFFFF, (0,), negate=True),)
+_OF_A_USER = (Test(0, 0xFFFFFFFF, (2,)),)  # PRIO_USER: all processes, the daemon too
+_IO_OF_A_USER = (Test(0, 0xFFFFFFFF, (3,)),)  # IOPRIO_WHO_USER
 _F_SETLEASE = (Test(1, 0xFFFFFFFF, (1024,)),)
 
 CALLS: Final[tuple[Call, ...]] = (
@@ -186,9 +215,21 @@ CALLS: Final[tuple[Call, ...]] = (
     Call("open_tree_attr", 467, 467, "refuse"),
     Call("name_to_handle_at", 303, 264, "refuse"),
     Call("open_by_handle_at", 304, 265, "refuse"),
-    Call("ioctl", 16, 29, "refuse", (Test(1, 0xFFFFFFFF, TERMINAL_IOCTLS),)),
+    Call("ioctl", 16, 29, "refuse", (Test(1, 0xFFFFFFFF, TERMINAL_IOCTLS + ODD_IOCTLS),)),
+    # They make and remove whole trees beneath a directory that is open for reading.
+    Call("ioctl", 16, 29, "refuse", _OF_VOLUMES),
     Call("fcntl", 72, 25, "refuse", _F_SETLEASE),
-    # The kernel itself, and what would see or steer other processes
+    # What would see or steer other processes. Who may limit the daemon can have it killed.
+    Call("prlimit64", 302, 261, "refuse", _ANOTHER),
+    Call("sched_setparam", 142, 118, when=_ANOTHER),
+    Call("sched_setscheduler", 144, 119, when=_ANOTHER),
+    Call("sched_setaffinity", 203, 122, when=_ANOTHER),
+    Call("sched_setattr", 314, 274, when=_ANOTHER),
+    Call("setpriority", 141, 140, "refuse", _OF_A_USER),
+    Call("setpriority", 141, 140, when=_ANOTHER_OF_A_KIND),
+    Call("ioprio_set", 251, 30, "refuse", _IO_OF_A_USER),
+    Call("ioprio_set", 251, 30, when=_ANOTHER_OF_A_KIND),
+    # The kernel itself
     Call("bpf", 321, 280, "refuse"),
     Call("perf_event_open", 298, 241, "refuse"),
     Call("userfaultfd", 323, 282, "refuse"),

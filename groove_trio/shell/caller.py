@@ -14,7 +14,7 @@ import ctypes
 import errno
 import os
 
-from groove_trio.rules.calls import CWD
+from groove_trio.rules.calls import CWD, GROUP, PROCESS
 from groove_trio.words.base import MAX_PATH
 
 PAGE = 4096
@@ -152,6 +152,12 @@ class Caller:
     def process(self) -> int:
         """The number of the process that the thread is of."""
         return int(self._status("Tgid"))
+
+    def steers(self, kind: int, number: int) -> bool:
+        """Whether a number is its own process's or group's, or that of a thread of its own."""
+        if kind == PROCESS:
+            return os.path.exists(f"/proc/{self.pid}/task/{number}")
+        return kind == GROUP and number == os.getpgid(self.pid)
 
     def command(self) -> str:
         """The name that its program goes by; a text of its own choice."""

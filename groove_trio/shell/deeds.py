@@ -387,6 +387,12 @@ async def _leave(_: Held) -> Plan:
     return PROCEED
 
 
+async def _steer(held: Held) -> Plan:
+    if not held.caller.steers(held.number(0), held.number(1)):
+        raise _error(errno.EPERM)
+    return PROCEED
+
+
 def _existing(spot: Spot) -> Spot:
     if spot.mode is None:
         raise _error(errno.ENOENT)
@@ -423,4 +429,5 @@ _PLANS: Final[dict[DeedName, Callable[[Held], Awaitable[Plan]]]] = {
     "connect": _connect,
     "bind": _bind,
     "leave": _leave,
+    "steer": _steer,
 }

@@ -39,6 +39,10 @@ _read_memory.argtypes = (
 )
 _read_memory.restype = ctypes.c_ssize_t
 
+BORROWED: set[int] = set()
+"""Our descriptors that are copies of callers'. Whoever asks which process holds a socket must
+leave them out: a caller may have closed its own. One set, as a process has one descriptor table."""
+
 _PIDFD_GETFD = 438  # the same on all architectures
 _PIDFD_THREAD = os.O_EXCL  # of pidfd_open, Linux 6.9
 
@@ -112,6 +116,8 @@ class Caller:
     def descriptor(self, number: int) -> int:
         """A copy of one of its descriptors, which shares its file's state and flags.
 
+        It is in `BORROWED`, and whoever closes it takes it out.
+
         Raises:
             OSError: EBADF, it has no such descriptor.
         """
@@ -128,6 +134,7 @@ class Caller:
         if copy < 0:
             fault = ctypes.get_errno()
             raise OSError(fault, os.strerror(fault))
+        BORROWED.add(copy)
         return copy
 
     def flags(self, number: int) -> int:

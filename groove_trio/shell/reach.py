@@ -28,7 +28,7 @@ import trio
 
 from groove_trio.rules.calls import EMPTY_PATH, Where
 from groove_trio.shell.aside import unprivileged
-from groove_trio.shell.caller import Caller
+from groove_trio.shell.caller import BORROWED, Caller
 
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
@@ -133,7 +133,9 @@ class Opened(list[int]):
     def close(self) -> None:
         """Closes all."""
         while self:
-            os.close(self.pop())
+            descriptor = self.pop()
+            BORROWED.discard(descriptor)
+            os.close(descriptor)
 
 
 async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: bool) -> Spot:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import trio
 
+from groove_trio.shell.caller import BORROWED
 from groove_trio.shell.census import Census
 from groove_trio.shell.lineage import attribute
 from groove_trio.shell.procfs import PROC, read_process
@@ -141,11 +142,14 @@ class Seeker:
             directory = os.open(f"{PROC}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (*_GONE, PermissionError):  # another user's, or one that may not be traced
             return
+        lent = BORROWED if pid == os.getpid() else ()
         try:
             with os.scandir(directory) as entries:
                 for count, entry in enumerate(entries):
                     if count % _LINKS == 0:
                         await self._give_way()
+                    if lent and int(entry.name) in lent:
+                        continue  # a caller's whom the gate connects; it may hold it no more
                     search = wanted.get(_target(entry.name, directory))
                     if search is not None:
                         self._found(search, pid, entry.name, directory)

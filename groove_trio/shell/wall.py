@@ -19,6 +19,7 @@ lead to. Where a protected name is known to lie in that directory, such as ``.gr
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "u
 TERMINALS = ("/dev/ptmx", "/dev/pts")
 """Terminals of a program's own; at level ``wall`` the user's others as well, since a program
 that makes one of its own must open it by name. The gate knows which are whose."""
+
+SCREENS = ("/dev/pts", "/dev/console", "/dev/tty[0-9]*", "/dev/ttyS*", "/dev/vcs*")
+"""Where the user sits. Who reads there takes what is typed, and who opens one that is no session's
+may have it for his own, and then write to it as ``/dev/tty``. At level ``gate`` they are closed:
+an agent's own terminals are opened for it."""
 
 MAX_LISTED = 5  # directories named in a reason; enough to see the kind
 
@@ -85,7 +91,8 @@ def build_wall(
     kept = [os.path.realpath(path) for path in (tmp, *states)]
     secret = sorted({os.path.normpath(path) for path in hidden})
     grants: Grants = [("/", READ_DIR), (project, READING)]
-    grants += [(path, READING) for path in _open_siblings("/", secret)]
+    closed = [*secret, *_screens()] if level == "gate" else secret
+    grants += [(path, READING) for path in _open_siblings("/", closed)]
     grants += [(path, READING | WRITING) for path in kept]
     devices = DEVICES if level == "gate" else (*DEVICES, *TERMINALS)
     grants += [(path, WRITE_FILE) for path in devices]
@@ -102,6 +109,10 @@ def build_wall(
     whole = (project, *kept)
     exposed = [path for path in (f"{project}/.groove", *secret) if _beneath_any(path, whole)]
     return Wall(Ruleset(handled, landlock.scoped(version), rules), tuple(held), tuple(exposed))
+
+
+def _screens() -> list[str]:
+    return [path for pattern in SCREENS for path in glob.glob(pattern)]
 
 
 def _open_siblings(directory: str, secret: list[str]) -> Iterator[str]:

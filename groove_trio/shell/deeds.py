@@ -74,12 +74,12 @@ PROCEED: Final = Plan([], None)
 class Held:
     """A caller, what it asks for, and what is open for it while it waits.
 
-    `names` are the abstract addresses that its agent has bound.
+    `names` are the abstract addresses that its agent has bound, each with its socket's inode.
     """
 
     caller: Caller
     deed: Deed
-    names: set[bytes]
+    names: dict[bytes, int]
     opened: Opened = field(default_factory=Opened)
 
     async def object(self, *, follow: bool = True) -> Spot:
@@ -331,7 +331,7 @@ async def _connect(held: Held) -> Plan:
     if _domain(descriptor) != socket.AF_UNIX or not _is_unix(address):
         return Plan([], partial(perform.connect, descriptor, address), waits=waits)
     if address[2:3] == b"\0":
-        if address[2:] not in held.names:
+        if not _is_bound(held.names.get(address[2:])):
             raise _error(errno.ECONNREFUSED)  # nobody of this agent's listens there
         return Plan([], partial(perform.connect, descriptor, address), waits=waits)
     path = os.fsdecode(address[2:].split(b"\0", 1)[0])
@@ -359,7 +359,15 @@ async def _bind(held: Held) -> Plan:
 def _bind_abstract(held: Held, descriptor: int, address: bytes) -> None:
     perform.bind(descriptor, address)
     if len(address) > 2:  # noqa: PLR2004 - the family; alone, it asks for any free name
-        held.names.add(address[2:])
+        held.names[address[2:]] = os.fstat(descriptor).st_ino
+
+
+def _is_bound(inode: int | None) -> bool:
+    """Whether a socket is there still: as long as it is, its name is nobody else's."""
+    if inode is None:
+        return False
+    with open("/proc/net/unix", "rb") as file:  # its columns: proc_net(5)
+        return any(line.split()[6:7] == [b"%d" % inode] for line in file)
 
 
 def _address(held: Held) -> bytes:

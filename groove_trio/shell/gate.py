@@ -16,11 +16,9 @@ wall lets it write there and nowhere else; everywhere else the daemon performs.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import stat
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -36,14 +34,11 @@ from groove_trio.shell.mounts import Mounts
 from groove_trio.shell.reach import Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications
 from groove_trio.shell.shared import Shared
+from groove_trio.shell.terminals import MULTIPLEXERS, TERMINALS, Terminals
 from groove_trio.shell.wall import DEVICES
 from groove_trio.words.actors import Actor, agent_actor
 from groove_trio.words.base import AgentId
 from groove_trio.words.knocks import Decision, Denied, Knock, Operation
-
-TERMINALS: Final = "/dev/pts/"
-MULTIPLEXERS: Final = frozenset({"/dev/ptmx", "/dev/pts/ptmx"})
-GET_NUMBER: Final = 0x80045430  # TIOCGPTN, ioctl_tty(2)
 
 LOOK_AGAIN_S: Final = 0.02
 """Between two looks whether a FIFO has a reader by now, or a lease was given up."""
@@ -107,8 +102,8 @@ class Gate:
     architecture: Architecture
     left: Callable[[int], None] = lambda _: None
     testing: bool = True
-    _names: set[bytes] = field(default_factory=set[bytes])
-    _terminals: set[str] = field(default_factory=set[str])
+    _names: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    _terminals: Terminals = field(default_factory=Terminals)
     _mounts: Mounts = field(default_factory=Mounts)
     _shared: Shared = field(default_factory=Shared)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
@@ -137,6 +132,7 @@ class Gate:
                         await trio.lowlevel.checkpoint()
         finally:
             self.notifications.close()
+            self._terminals.close()
             self._shared.clear()
 
     async def _answer(self, note: Notification, name: str, nursery: trio.Nursery) -> None:
@@ -218,7 +214,7 @@ class Gate:
         # To write into a device is one thing; to remove its name, or to give it away, is another.
         if operation != "write" or spot.mode is None or not stat.S_ISCHR(spot.mode):
             return False
-        return spot.path in MULTIPLEXERS or spot.path in self._terminals or spot.path in DEVICES
+        return spot.path in MULTIPLEXERS or spot.path in DEVICES or self._terminals.own(spot.path)
 
     def _is_own(self, spot: Spot) -> bool:
         return any(spot.path.startswith(f"{place}/") for place in self.own)
@@ -269,7 +265,7 @@ class Gate:
             return
         try:
             if asked.questions[0][1].path in MULTIPLEXERS:
-                self._terminals.add(f"{TERMINALS}{_number_of(result)}")
+                self._terminals.made(result)
             elif self._shared.holds(asked.questions[0][1]):
                 self._shared.made(result)
             close_on_exec = bool(asked.flags & os.O_CLOEXEC)
@@ -327,12 +323,6 @@ def _is_file(spot: Spot) -> bool:
 
 def _is_terminal(spot: Spot) -> bool:
     return spot.path in MULTIPLEXERS or spot.path.startswith(TERMINALS)
-
-
-def _number_of(multiplexer: int) -> int:
-    """Of the terminal that an open of the multiplexer has made."""
-    number: int = struct.unpack("=i", fcntl.ioctl(multiplexer, GET_NUMBER, bytes(4)))[0]
-    return number
 
 
 def _tried(path: str) -> Denied:

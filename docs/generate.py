@@ -15,10 +15,12 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 from pages import PAGES, door_limits
+from syscall_page import syscalls_page
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
+ALL = {**PAGES, "syscalls.md": syscalls_page}
 HEADER = "<!-- Written by docs/generate.py from the code; edit the code instead. -->\n\n"
 INCLUDE = re.compile(r"<!-- include: (\S+) -->\n```(\w*)\n.*?```\n", re.DOTALL)
 TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
@@ -54,7 +56,7 @@ def with_tables(page: str) -> str:
 
 def wanted() -> dict[Path, str]:
     """Every page that depends on code, as it should stand."""
-    made = {REFERENCE / name: HEADER + page() for name, page in PAGES.items()}
+    made = {REFERENCE / name: HEADER + page() for name, page in ALL.items()}
     shown = {path: with_tables(with_examples(path.read_text("utf-8"))) for path in prose()}
     return made | shown
 
@@ -102,13 +104,13 @@ def main(verb: str) -> int:
         for path, page in wanted().items()
         if not path.exists() or path.read_text("utf-8") != page
     ]
-    stale += [path for path in REFERENCE.glob("*") if path.name not in PAGES]
+    stale += [path for path in REFERENCE.glob("*") if path.name not in ALL]
     if verb == "write":
         for path, page in wanted().items():
             path.write_text(page, "utf-8")
         stale = []
     problems = [f"{path.relative_to(ROOT)} is stale" for path in stale] + list(broken_links())
-    print("\n".join(problems) or f"{len(PAGES)} reference pages are as the code is")
+    print("\n".join(problems) or f"{len(ALL)} reference pages are as the code is")
     if stale:
         print("renew them with: nox -s docs -- write")
     return 1 if problems else 0

@@ -15,6 +15,7 @@ import pytest
 from groove_trio.api.routes import FEED_PATH, ROUTES
 from groove_trio.cli import main
 from groove_trio.config import Config
+from groove_trio.rules.syscalls import CALLS
 from groove_trio.words import errors, events, schemas
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,12 @@ def test_every_setting_is_documented() -> None:
     page = (REFERENCE / "config.md").read_text("utf-8")
     for setting in fields(Config):
         assert f"| `{setting.name}` |" in page
+
+
+def test_every_system_call_that_is_held_is_documented() -> None:
+    page = (REFERENCE / "syscalls.md").read_text("utf-8")
+    calls = page.partition("## Calls")[2].partition("## Deeds")[0]
+    assert re.findall(r"^\| `(\w+)` \|", calls, re.MULTILINE) == [call.name for call in CALLS]
 
 
 def test_every_verb_is_documented_and_no_other() -> None:

@@ -156,7 +156,9 @@ async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: 
         return of_descriptor(caller, where.directory, opened)
     start = -1 if path[0] == "/" else opened.keep(caller.directory(where.directory))
     try:
-        itself = opened.keep(await _walk(start, path, _TO_OBJECT if follow else _TO_LINK))
+        itself = opened.keep(await _walk_to_object(caller, start, path, opened, follow=follow))
+    except Absent:
+        raise
     except OSError as error:
         if error.errno == errno.ENOENT:
             return await _of_its_own(caller, start, path, opened, follow=follow)
@@ -285,21 +287,32 @@ def _split(path: str) -> tuple[str, str, bool]:
     return (above or "/") if "/" in plain else ".", name, plain != path
 
 
+async def _walk_to_object(
+    caller: Caller, start: int, path: str, opened: Opened, *, follow: bool
+) -> int:
+    how = _TO_OBJECT if follow else _TO_LINK
+    try:
+        return _step(start, os.fsencode(path), how.cached)
+    except BlockingIOError:
+        # Mostly it is a new name. Of that its directory knows, which takes no thread.
+        spot = await _through_links(caller, start, path, opened, follow=follow)
+        if spot.mode is None:
+            raise Absent(spot) from None
+    return await _walk(start, path, how)
+
+
 async def _walk(start: int, path: str, how: _How) -> int:
     name = os.fsencode(path)
-    with unprivileged():
-        found: int = _syscall(_OPENAT2, start, name, how.cached, _SIZE)
-        number = ctypes.get_errno()
-    if found < 0:
-        if number != errno.EAGAIN:
-            raise _error(number)
-        return await trio.to_thread.run_sync(_walk_patiently, start, name, how)
-    return found
+    try:
+        return _step(start, name, how.cached)
+    except BlockingIOError:
+        return await trio.to_thread.run_sync(_step, start, name, how.patient)
 
 
-def _walk_patiently(start: int, name: bytes, how: _How) -> int:
+def _step(start: int, name: bytes, how: bytes) -> int:
+    """One walk of the kernel's. BlockingIOError: there would be something to wait for."""
     with unprivileged():
-        found: int = _syscall(_OPENAT2, start, name, how.patient, _SIZE)
+        found: int = _syscall(_OPENAT2, start, name, how, _SIZE)
         number = ctypes.get_errno()
     if found < 0:
         raise _error(number)

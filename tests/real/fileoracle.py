@@ -32,6 +32,7 @@ from groove_trio.rules.scopes import Scope
 
 OWN = ".groove/agents/0badcafe/tmp/"
 MAX_LINKS = 40
+MAX_PATH = 4096
 METADATA = {"chmod", "lchmod", "utime", "setxattr", "removexattr"} | {
     "fchmod",
     "futime",
@@ -261,11 +262,16 @@ class Machine(filework.Machine):
             raise OSError(errno.ENOTDIR, "")
         return place
 
+    def read(self, text: str) -> str:
+        """The path that the kernel is given, before it looks at anything else."""
+        text = self.path(text)
+        if not text or len(os.fsencode(text)) >= MAX_PATH:
+            raise OSError(errno.ENAMETOOLONG if text else errno.ENOENT, "")
+        return text
+
     def find(self, at: int | None, text: str, *, follow: bool = True, must: bool = True) -> Place:
         """What is there; a slash says that it is a directory, and has a link followed."""
-        text = self.path(text)
-        if not text:
-            raise OSError(errno.ENOENT, "")
+        text = self.read(text)
         start = "/" if text.startswith("/") else self.start(at)
         slash = text.endswith(("/", "/.", "/..")) or text in {".", ".."}
         place = walk(start, text, follow=follow or slash)
@@ -277,9 +283,7 @@ class Machine(filework.Machine):
 
     def name(self, at: int | None, text: str) -> Place:
         """A name, whatever is there."""
-        text = self.path(text)
-        if not text:
-            raise OSError(errno.ENOENT, "")
+        text = self.read(text)
         return walk("/" if text.startswith("/") else self.start(at), text, follow=False)
 
     def ask(self, place: Place) -> None:

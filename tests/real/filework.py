@@ -79,7 +79,7 @@ class Machine:
     def do_write(self, slot: int, text: str) -> int:
         return os.write(FIRST_SLOT + slot, text.encode())
 
-    def do_read(self, slot: int) -> str:
+    def do_pread(self, slot: int) -> str:
         return os.pread(FIRST_SLOT + slot, 100, 0).decode()
 
     def do_ftruncate(self, slot: int, length: int) -> None:

@@ -237,7 +237,7 @@ class Author:
     def make_close(self) -> list[Any]:
         return [self.slot()]
 
-    make_read = make_close
+    make_pread = make_close
 
     def make_write(self) -> list[Any]:
         return [self.slot(), "w" * self.draw.randrange(20)]
@@ -413,7 +413,7 @@ async def compare(gated: Talk, model: Talk, seed: int) -> int:
 
             nursery.start_soon(run)
     for step, here, there in zip(steps, results[gated], results[model], strict=True):
-        assert here == there, f"seed {seed}: {step}: gate {here}, model {there}"
+        assert here == there, f"seed {seed}: {str(step):.300}: gate {here}, model {there}"
     here, there = picture(gated.root), picture(model.root)
     names = sorted(name for name in here.keys() | there if here.get(name) != there.get(name))
     assert not names, f"seed {seed}: {[(name, here.get(name), there.get(name)) for name in names]}"

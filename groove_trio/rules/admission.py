@@ -48,7 +48,7 @@ from groove_trio.words.errors import (
 )
 
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 31415
+DEFAULT_PORT = 31415  # as promised; the first digits of pi
 FALLBACK_PORTS = range(31416, 31426)
 """Tried in order when the default port is taken and no other was asked for."""
 

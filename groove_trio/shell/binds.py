@@ -13,9 +13,9 @@ from groove_trio.rules.admission import DEFAULT_PORT, FALLBACK_PORTS, LOCALHOST,
 from groove_trio.shell.holders import port_holder
 from groove_trio.words.errors import BadRequest, BindRefused, PortTaken, shown
 
-MAX_PORT = 65535
+MAX_PORT = 65535  # sixteen bits; RFC 9293, section 3.1
 
-ANY_PORT_DRAWS = 8
+ANY_PORT_DRAWS = 8  # a port that is free on one address may be taken on the other
 
 BACKLOG = 1024  # well over the connection cap; the kernel's own limit (somaxconn) is 4096
 

@@ -22,7 +22,7 @@ from groove_trio.words.audit import AuditEntry
 from groove_trio.words.base import AgentId
 from groove_trio.words.errors import AuditUnavailable
 
-WINDOW_S = 1.0
+WINDOW_S = 1.0  # of one caller's refusals in one record; systemd's journal counts over 30 s
 
 LOG = logging.getLogger("groove_trio")
 

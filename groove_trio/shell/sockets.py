@@ -29,7 +29,7 @@ from groove_trio.shell.procfs import PROC, read_process
 from groove_trio.words.base import AgentId
 from groove_trio.words.errors import GrooveError, NotAdmitted, OutOfResources
 
-SLICE_S = 0.0005
+SLICE_S = 0.0005  # of looking before others get their turn: some 250 descriptors
 SWEEPS = 3  # a holder may fork and end between the listing and the look
 
 _LINKS = 100  # read between two looks at the clock

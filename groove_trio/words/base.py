@@ -13,9 +13,9 @@ from msgspec import Meta, Struct
 AgentId = NewType("AgentId", str)
 """Names one agent for ever: eight lower-case hexadecimal digits, such as ``3fa9c21e``."""
 
-MAX_NAME = 64
+MAX_NAME = 64  # characters, as promised; a label of DNS has 63, HOST_NAME_MAX is 64
 MAX_PATH = 4096  # characters; PATH_MAX of Linux
-MAX_PAGE = 1000
+MAX_PAGE = 1000  # items in one answer; as many keys as S3 lists at a time
 
 Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH, pattern=r"\A[^\x00]+\Z")]
 

@@ -16,7 +16,7 @@ EXIT_REFUSED = 3
 EXIT_UNREACHABLE = 4
 EXIT_DIFFERS = 5
 
-MAX_SHOWN = 80
+MAX_SHOWN = 80  # characters of a value in a message: a line of a terminal
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:

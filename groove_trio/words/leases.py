@@ -11,10 +11,10 @@ from groove_trio.words.base import MAX_NAME, AgentId, Path, Word
 LeaseId = NewType("LeaseId", str)
 """Names one lease: eight lower-case hexadecimal digits."""
 
-MAX_LEASE_PATHS = 64
-MIN_LEASE_S = 1
-MAX_LEASE_S = 86_400
-DEFAULT_LEASE_S = 600
+MAX_LEASE_PATHS = 64  # a change that touches more wants a scope
+MIN_LEASE_S = 1  # less would end before the first write
+MAX_LEASE_S = 86_400  # a day: whoever forgot it is found out by tomorrow
+DEFAULT_LEASE_S = 600  # Kubernetes and etcd give 15 to 60 to programs that renew; these don't
 
 
 class DeclareRequest(Word):

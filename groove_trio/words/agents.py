@@ -14,7 +14,7 @@ MAX_PATTERN = 200  # characters, as promised
 MAX_PROMPT = 50_000  # code points, as promised
 MAX_ARGUMENTS = 1000  # far from what Linux takes, which is 2 MiB of them
 MAX_ARGUMENT = 131_072  # bytes; MAX_ARG_STRLEN of Linux
-MAX_VARIABLES = 64  # as many as an ordinary login has
+MAX_VARIABLES = 64  # beside those of the daemon that are handed on
 MAX_GRACE_S = 300  # systemd gives 90, Kubernetes 30, both may be told more
 
 Role = Annotated[str, Meta(min_length=1, max_length=MAX_ROLE, pattern=r"\A[A-Za-z0-9_-]+\Z")]

@@ -14,7 +14,7 @@ LeaseId = NewType("LeaseId", str)
 MAX_LEASE_PATHS = 64  # a change that touches more wants a scope
 MIN_LEASE_S = 1  # less would end before the first write
 MAX_LEASE_S = 86_400  # a day: whoever forgot it is found out by tomorrow
-DEFAULT_LEASE_S = 600  # Kubernetes and etcd give 15 to 60 to programs that renew; these don't
+DEFAULT_LEASE_S = 600  # Kubernetes gives 15 to a leader, who renews it; agents forget to
 
 
 class DeclareRequest(Word):

@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code, and example programs into the pages that show them.
+"""Writes docs/reference/ from the code, and example programs and tables into other pages.
 
 ``python docs/generate.py write`` renews the pages; ``check`` changes nothing and fails if one is
 stale or a link between pages leads nowhere. The source of truth is always the code: to change
@@ -14,13 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-from pages import PAGES
+from pages import PAGES, door_limits
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
 HEADER = "<!-- Written by docs/generate.py from the code; edit the code instead. -->\n\n"
 INCLUDE = re.compile(r"<!-- include: (\S+) -->\n```(\w*)\n.*?```\n", re.DOTALL)
+TABLE = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
+TABLES = {"door-limits": door_limits}
 
 
 def prose() -> list[Path]:
@@ -40,10 +42,20 @@ def with_examples(page: str) -> str:
     return INCLUDE.sub(fence, page)
 
 
+def with_tables(page: str) -> str:
+    """The page, each ``table`` mark followed by the table that it names."""
+
+    def rows(mark: re.Match[str]) -> str:
+        name = mark[1]
+        return f"<!-- table: {name} -->\n\n{TABLES[name]()}\n<!-- end of table -->\n"
+
+    return TABLE.sub(rows, page)
+
+
 def wanted() -> dict[Path, str]:
     """Every page that depends on code, as it should stand."""
     made = {REFERENCE / name: HEADER + page() for name, page in PAGES.items()}
-    shown = {path: with_examples(path.read_text("utf-8")) for path in prose()}
+    shown = {path: with_tables(with_examples(path.read_text("utf-8"))) for path in prose()}
     return made | shown
 
 

@@ -150,7 +150,8 @@ def all_errors() -> list[type[errors.GrooveError]]:
 WIDTH = {"terminal_width": 90, "max_content_width": 90}
 WORDS = (actors, agents, output, knocks, leases, daemon, audit)  # as a reader meets them
 BOUND = re.compile(r"^(MAX|MIN|DEFAULT)_|_(S|BYTES|EVENTS)$")
-EXIT = re.compile(r"EXIT_|INTERRUPTED|READER_LEFT|NS$")  # codes and units bound nothing
+CODE = r"EXIT_|INTERRUPTED|READER_LEFT|UNSUPPORTED$|TEXT$|BINARY$|NETLINK_"
+EXIT = re.compile(CODE + r"|NS$")  # codes and units bound nothing
 
 
 def answer_name(kind: Any) -> str:
@@ -294,6 +295,41 @@ def limits_page() -> str:
         if rows := list(constants(path, module)):
             parts.append(f"## {module}\n\n" + table(["name", "value", "why"], rows))
     return "\n".join(parts)
+
+
+DOOR = ("listener", "conversation", "door", "feed", "hub")
+BESIDE = (
+    *("rules.admission", "api.calls", "api.coordination"),
+    *("shell.binds", "shell.clerk", "shell.paths", "shell.refusals", "shell.sockets"),
+)
+OTHER_WAY = {"wire.client", "wire.lines"}  # for answers and agents' output
+
+
+def module_path(module: str) -> Path:
+    """The file of a module of the package, named without the package."""
+    return ROOT / "groove_trio" / f"{module.replace('.', '/')}.py"
+
+
+def door_modules() -> list[str]:
+    """All that the door is made of: its core, what that imports, the wire, and the first steps."""
+    core = [f"shell.{name}" for name in DOOR]
+    wire = {f"wire.{path.stem}" for path in (ROOT / "groove_trio" / "wire").glob("*.py")}
+    found = {*core, *BESIDE} | wire
+    for module in core:
+        text = module_path(module).read_text("utf-8")
+        imported = re.findall(r"^from groove_trio\.([\w.]+) import", text, re.MULTILINE)
+        found |= {name for name in imported if name.startswith(("shell.", "rules."))}
+    return sorted(found - OTHER_WAY)
+
+
+def door_limits() -> str:
+    """The limits of all that the door is made of, as one table for the page of attacks."""
+    rows = []
+    for module in door_modules():
+        short = module.rpartition(".")[2]
+        for name, value, why in constants(module_path(module), f"groove_trio.{module}"):
+            rows.append([f"`{short}.{name.strip('`')}`", value, why])
+    return table(["limit", "value", "precedent, or reason"], rows)
 
 
 PAGES: dict[str, Callable[[], str]] = {

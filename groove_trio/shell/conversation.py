@@ -193,6 +193,8 @@ class Connection:
         self._admit(request)
         self._admitted = False
         self._await(_Awaits.ANSWER, inf)
+        if not self._door.urgent(request):
+            await self._door.pace.turn()
         try:
             response = await self._door.handler(request, actor)
         except GrooveError as refusal:
@@ -218,6 +220,7 @@ class Connection:
         if self._hurried:
             raise Busy("All places for WebSockets are taken; try again shortly.")
         self._await(_Awaits.ANSWER, inf)
+        await self._door.pace.turn()
         await self._door.upgrade(upgrade, self._stream, actor)
 
     async def _linger(self) -> None:

@@ -617,21 +617,28 @@ def test_every_id_can_be_marked(number: str) -> None:
         child.kill()
 
 
+@contextlib.contextmanager
+def sleeping(**how: bool) -> Iterator[int]:
+    with subprocess.Popen(["sleep", "600"], **how) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
 async def test_an_agents_process_that_the_census_mistook_shares_no_socket_unseen() -> None:
     census = Census()
     seeker = Seeker(census)
-    with line() as (_, client), subprocess.Popen(["sleep", "600"], start_new_session=True) as idle:
+    with line() as (_, client), sleeping(start_new_session=True) as idle:
         inode = os.fstat(client.fileno()).st_ino
-        census.enroll(AgentId("00000001"), idle.pid)
+        census.enroll(AgentId("00000001"), idle)
         await census.refresh()
         assert await seeker.whose(inode) is None  # from now on, this process is asked first
         os.set_inheritable(client.fileno(), True)
-        with subprocess.Popen(["sleep", "600"], close_fds=False) as mistaken:
+        with sleeping(close_fds=False) as mistaken:
             await census.refresh()
             assert await seeker.whose(inode) is None
             census.kinship.know([AgentId("00000002")])
-            census.marks.put(mistaken.pid, AgentId("00000002"))
+            census.marks.put(mistaken, AgentId("00000002"))
             assert census.last_members(AgentId("00000002")) == []
             assert await seeker.whose(inode) == "00000002"
-            mistaken.kill()
-        idle.kill()

@@ -16,7 +16,7 @@ import trio
 from groove_trio import __version__
 from groove_trio.api.feed import follow
 from groove_trio.api.problems import problem
-from groove_trio.api.routes import answer
+from groove_trio.api.routes import answer, urgent
 from groove_trio.rules.admission import Admission
 from groove_trio.rules.lifecycle import LIVE
 from groove_trio.shell.audit import AuditLog
@@ -87,6 +87,7 @@ class Groove:
             check=parts.identity.check,
             identify=parts.identity.whose,
             record=self._record_stranger,
+            urgent=urgent,
         )
         self._parts = parts
         self._opened_ns = time.time_ns()

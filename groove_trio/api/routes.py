@@ -239,6 +239,11 @@ def _check_rights(route: Route, actor: Actor) -> None:
         raise NotAllowed("an agent may not do this; ask the owner")
 
 
+def urgent(request: Request) -> bool:
+    """Whether a request is answered ahead of others: whether the daemon lives is told at once."""
+    return request.target == "/api/health"
+
+
 async def answer(groove: Groove, request: Request, actor: Actor) -> Response:
     """Answers one admitted request; a refusal becomes its problem document."""
     path, _, query = request.target.partition("?")

@@ -102,6 +102,19 @@ class Provider(Protocol):
         ...
 
 
+@runtime_checkable
+class Choosy(Protocol):
+    """A provider that tells what a spec lacks before anything is reserved, recorded or started."""
+
+    def check(self, spec: AgentSpec) -> None:
+        """Looks at the spec alone.
+
+        Raises:
+            BadRequest: The spec lacks something this provider needs.
+        """
+        ...
+
+
 def encode_line(text: str) -> bytes:
     """A prompt or follow-up as UTF-8, ended by a newline; empty text stays empty.
 

@@ -24,15 +24,23 @@ class CommandProvider:
         Raises:
             BadRequest: There is no argv, or its program is the empty string.
         """
+        self.check(spec)
+        return Launch(
+            argv=tuple(spec.argv), stdin=encode_line(spec.prompt), keep_open=spec.interactive
+        )
+
+    def check(self, spec: AgentSpec) -> None:
+        """Looks for a program.
+
+        Raises:
+            BadRequest: There is no argv, or its program is the empty string.
+        """
         if not spec.argv or not spec.argv[0]:
             raise BadRequest(
                 "the command provider needs argv, the program and its arguments, "
                 'such as ["make", "test"]',
                 field="argv",
             )
-        return Launch(
-            argv=tuple(spec.argv), stdin=encode_line(spec.prompt), keep_open=spec.interactive
-        )
 
     def instruct(self, text: str) -> bytes:
         """A follow-up is a line."""

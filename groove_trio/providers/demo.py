@@ -29,15 +29,23 @@ class DemoProvider:
         Raises:
             BadRequest: The spec brings an argv, which would be ignored, or no prompt.
         """
+        self.check(spec)
+        line = encode_line(" ".join(spec.prompt.splitlines()))
+        argv = (sys.executable, "-I", "-S", SCRIPTED)
+        return Launch(argv=argv, stdin=line, keep_open=spec.interactive)
+
+    def check(self, spec: AgentSpec) -> None:
+        """Looks for steps, and for nothing else.
+
+        Raises:
+            BadRequest: The spec brings an argv, which would be ignored, or no prompt.
+        """
         if spec.argv:
             raise BadRequest("the demo provider takes no argv", field="argv")
         if not spec.prompt.strip():
             raise BadRequest(
                 "the demo provider needs its steps, a JSON list, as the prompt", field="prompt"
             )
-        line = encode_line(" ".join(spec.prompt.splitlines()))
-        argv = (sys.executable, "-I", "-S", SCRIPTED)
-        return Launch(argv=argv, stdin=line, keep_open=spec.interactive)
 
     def instruct(self, text: str) -> bytes:
         """A follow-up is a line."""

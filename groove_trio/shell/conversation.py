@@ -71,7 +71,7 @@ class Connection:
 
     @property
     def idle_since(self) -> float:
-        """The time from which on it may go to make room; infinite while something is asked."""
+        """When it was let in or last answered; infinite while something is asked."""
         return self._since if self._awaits is _Awaits.REQUEST else inf
 
     @property
@@ -119,7 +119,6 @@ class Connection:
         try:
             with self._scope:
                 self._await(_Awaits.REQUEST, self._limits.head_s)
-                self._since += self._limits.fresh_s
                 await self._converse(actor)
             if self._scope.cancelled_caught and self._awaits in {_Awaits.HEAD, _Awaits.BODY}:
                 await self.refuse(RequestTimeout(f"The rest of {self._awaits.name} did not come."))
@@ -193,6 +192,8 @@ class Connection:
         self._admit(request)
         self._admitted = False
         self._await(_Awaits.ANSWER, inf)
+        if not self._door.urgent(request):
+            await self._door.pace.turn()
         try:
             response = await self._door.handler(request, actor)
         except GrooveError as refusal:
@@ -218,6 +219,7 @@ class Connection:
         if self._hurried:
             raise Busy("All places for WebSockets are taken; try again shortly.")
         self._await(_Awaits.ANSWER, inf)
+        await self._door.pace.turn()
         await self._door.upgrade(upgrade, self._stream, actor)
 
     async def _linger(self) -> None:

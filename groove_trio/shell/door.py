@@ -13,6 +13,7 @@ import trio
 from groove_trio.rules.admission import Admission
 from groove_trio.shell.identity import check, identify
 from groove_trio.shell.limits import LIMITS, Limits
+from groove_trio.shell.pace import Pace
 from groove_trio.shell.places import Open, Place, Places
 from groove_trio.wire.http import Request, Response, Upgrade
 from groove_trio.words.actors import Actor
@@ -37,6 +38,11 @@ Fields = tuple[tuple[bytes, bytes], ...]
 async def forget(_refusal: NotAdmitted) -> None:
     """Notes nothing."""
     await trio.lowlevel.checkpoint()
+
+
+def nothing(_request: Request) -> bool:
+    """What is urgent where nothing is."""
+    return False
 
 
 class _Crowd:
@@ -83,7 +89,9 @@ class Door:
             nothing to say to but that.
         identify: Tells whose that inode is; raises as `check`.
         record: Notes that a caller was not let in.
+        urgent: Tells which requests take so little that they need not wait for their turn.
         limits: What a connection may take.
+        pace: How many requests are begun in one turn of the loop.
     """
 
     admission: Admission
@@ -93,7 +101,9 @@ class Door:
     check: Callable[[trio.abc.Stream], int | None] = check
     identify: Callable[[int | None], Awaitable[Actor]] = identify
     record: Callable[[NotAdmitted], Awaitable[None]] = forget
+    urgent: Callable[[Request], bool] = nothing
     limits: Limits = LIMITS
+    pace: Pace = field(default_factory=Pace, init=False)
     _draining: trio.Event = field(default_factory=trio.Event, init=False)
 
     @cached_property

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from groove_trio.providers.base import (
+    Choosy,
     Launch,
     Place,
     Provider,
@@ -28,7 +29,7 @@ from groove_trio.shell.environment import check_environment, environment
 from groove_trio.shell.opening import open_tree
 from groove_trio.shell.paths import resolve
 from groove_trio.shell.process import Tree
-from groove_trio.shell.store import Store
+from groove_trio.shell.store import STATE_DIR, Store
 from groove_trio.words.agents import AgentSpec, Containment
 from groove_trio.words.base import AgentId, Word
 from groove_trio.words.errors import (
@@ -115,6 +116,8 @@ class Launcher:
         Scope(spec.patterns)
         check_environment(spec)
         provider = self.provider(spec.provider)
+        if isinstance(provider, Choosy):
+            provider.check(spec)
         cwd = self.check_cwd(spec.cwd) or "."
         return msgspec.structs.replace(spec, cwd=cwd), self.choose_containment(spec, provider)
 
@@ -212,10 +215,13 @@ class Launcher:
         """Where a working directory is, relative to the project root; ``""`` for the root.
 
         Raises:
-            OutsideProject: It leads outside the project.
+            OutsideProject: It leads outside the project, or into what is the daemon's own.
             BadRequest: It can't be decided where it leads.
         """
-        return resolve(self.project, self.project, cwd)
+        path = resolve(self.project, self.project, cwd)
+        if path.partition("/")[0] == STATE_DIR:
+            raise OutsideProject(f"{shown(cwd)} leads into the daemon's own directory.", path=cwd)
+        return path
 
 
 def ask_provider(provider: Provider, spec: AgentSpec, place: Place) -> Launch:

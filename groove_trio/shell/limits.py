@@ -25,10 +25,6 @@ UNKNOWN = 64
 TURNED_AWAY = 64
 """Callers who are told at a time that they are not let in; more are closed without a word."""
 
-FRESH_S = 1.0
-"""A caller may say nothing for so long before it counts as idle; on loopback, a first byte comes
-within a millisecond of the connection."""
-
 HEAD_S = 10.0
 """From a request's first byte, or from accept, to the end of its head. Apache's RequestReadTimeout
 gives 20 to 40, gunicorn 30; a head on loopback takes one packet."""
@@ -64,7 +60,6 @@ class Limits:
         agent: Of them, those of one agent.
         unknown: Callers being told apart at a time.
         turned_away: Callers being refused at a time.
-        fresh_s: Of silence, before a new connection counts as idle.
         head_s: To the end of a request's head.
         body_s: From there to the end of the body.
         idle_s: Between requests.
@@ -81,7 +76,6 @@ class Limits:
     agent: int = AGENT
     unknown: int = UNKNOWN
     turned_away: int = TURNED_AWAY
-    fresh_s: float = FRESH_S
     head_s: float = HEAD_S
     body_s: float = BODY_S
     idle_s: float = IDLE_S

@@ -45,6 +45,7 @@ async def accept_connections(
         task_status: Says when accepting has begun.
     """
     async with trio.open_nursery() as nursery:
+        await nursery.start(door.pace.run)
         for listener in listeners:
             nursery.start_soon(_accept_on, listener, door, connections)
         task_status.started()

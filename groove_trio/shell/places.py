@@ -6,9 +6,10 @@ owner's places; what is left is to keep the owner's own programs from locking th
 
 - *General* places are for any conversation, WebSockets included. Agents have half of them at
   most, and few each. When all are taken, the connection that has been idle longest goes: one that
-  waits between requests, or that never said anything. Its client opens another when it needs one;
-  HTTP asks every client to bear that (RFC 9112, section 9.3.1). An agent's newcomer only ever
-  makes an agent's connection go.
+  waits between requests, or that never said anything. So a crowd that comes and says nothing
+  drives itself out, and not those who ask. Its client opens another when it needs one; HTTP asks
+  every client to bear that (RFC 9112, section 9.3.1). An agent's newcomer only ever makes an
+  agent's connection go.
 - *Reserve* places are given to the owner when all general ones are busy, be it with WebSockets or
   with requests that never end. Who gets one is served one request, with little time for each
   step of it, and no WebSocket. So the reserve is free again in seconds, whatever happens in
@@ -21,9 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import Enum
+from math import inf
 from typing import Protocol
-
-import trio
 
 from groove_trio.shell.limits import Limits
 from groove_trio.words.actors import Actor
@@ -42,7 +42,7 @@ class Open(Protocol):
 
     @property
     def idle_since(self) -> float:
-        """The time from which on it may go to make room; infinite while something is asked."""
+        """When it was let in or last answered; infinite while something is asked."""
 
     def leave(self) -> None:
         """Ends it now if nothing is being asked; otherwise its next answer is its last."""
@@ -100,7 +100,7 @@ class Places:
         Its place is free at once; its descriptor, as soon as its task has run.
         """
         idlest = min(self.everyone() if among is None else among, key=_since, default=None)
-        if idlest is None or idlest.idle_since > trio.current_time():
+        if idlest is None or idlest.idle_since == inf:
             return False
         self.free(idlest)
         idlest.leave()

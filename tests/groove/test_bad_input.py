@@ -166,6 +166,33 @@ async def test_knock_of_an_unknown_tool_is_denied(calling: Any) -> None:
         assert (status, answer["allow"]) == (200, False)
 
 
+REFUSED_AT_ONCE = {
+    "command without argv": (spec(argv=[]), "bad-request"),
+    "command without program": (spec(argv=["", "x"]), "bad-request"),
+    "demo with argv": (spec(provider="demo"), "bad-request"),
+    "demo without steps": (spec(provider="demo", argv=[]), "bad-request"),
+    "daemon's own directory": (spec(cwd=".groove"), "outside-project"),
+    "directory of an agent": (spec(cwd=".groove/agents"), "outside-project"),
+    "own directory by a detour": (spec(cwd="src/../.groove/audit"), "outside-project"),
+    "own directory by a link": (spec(cwd="link/agents"), "outside-project"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_AT_ONCE)
+async def test_what_can_be_seen_at_once_is_refused_without_a_record(
+    calling: Any, project: Path, case: str
+) -> None:
+    (project / "link").symlink_to(".groove")
+    body, slug = REFUSED_AT_ONCE[case]
+    async with calling() as caller:
+        before = await caller.ask("GET", "/api/audit")
+        status, problem = await caller.ask("POST", "/api/agents", {**body, "scope": ["src/**"]})
+        assert status == 400
+        assert problem["type"].endswith(slug)
+        assert await caller.ask("GET", "/api/audit") == before
+        assert caller.groove.locks().holdings == []
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 

@@ -18,9 +18,11 @@ import trio.testing
 
 from groove_trio import AgentSpec, Groove
 from groove_trio.api.routes import PARAMETER, ROUTES
+from groove_trio.shell.census import Census
 from groove_trio.shell.identity import Identity
 from groove_trio.shell.limits import AGENT
 from groove_trio.shell.marks import Marks, read_limits
+from groove_trio.shell.sockets import Seeker
 from groove_trio.testing import lines_of, open_test_groove, wait_for_line
 from groove_trio.words.actors import OWNER
 from groove_trio.words.base import AgentId
@@ -613,3 +615,30 @@ def test_every_id_can_be_marked(number: str) -> None:
         marks.put(child.pid, AgentId(number))
         assert marks.read(child.pid) == number
         child.kill()
+
+
+@contextlib.contextmanager
+def sleeping(**how: bool) -> Iterator[int]:
+    with subprocess.Popen(["sleep", "600"], **how) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+async def test_an_agents_process_that_the_census_mistook_shares_no_socket_unseen() -> None:
+    census = Census()
+    seeker = Seeker(census)
+    with line() as (_, client), sleeping(start_new_session=True) as idle:
+        inode = os.fstat(client.fileno()).st_ino
+        census.enroll(AgentId("00000001"), idle)
+        await census.refresh()
+        assert await seeker.whose(inode) is None  # from now on, this process is asked first
+        os.set_inheritable(client.fileno(), True)
+        with sleeping(close_fds=False) as mistaken:
+            await census.refresh()
+            assert await seeker.whose(inode) is None
+            census.kinship.know([AgentId("00000002")])
+            census.marks.put(mistaken, AgentId("00000002"))
+            assert census.last_members(AgentId("00000002")) == []
+            assert await seeker.whose(inode) == "00000002"

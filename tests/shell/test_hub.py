@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -391,3 +392,93 @@ async def test_leaving_early_gives_the_place_back(hub: Hub) -> None:
     with pytest.raises(KeyError), hub.subscribe(None, snapshot):
         raise KeyError
     assert hub.subscribers == 0
+
+
+class Turns(trio.abc.Instrument):
+    """Numbers the turns of the loop."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.number += 1
+
+
+async def test_a_crowd_of_subscribers_is_served_a_few_in_each_turn() -> None:
+    hub = Hub(first_seq=0)
+    turns = Turns()
+    served: list[tuple[int, int]] = []
+
+    async def listen(number: int) -> None:
+        with hub.subscribe(0, snapshot) as subscription:
+            while await subscription.frames():
+                served.append((turns.number, number))
+
+    trio.lowlevel.add_instrument(turns)
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(listen, number)
+            await trio.testing.wait_all_tasks_blocked()
+            for round_ in range(3):
+                hub.publish(event())
+                hub.publish(event())
+                await trio.testing.wait_all_tasks_blocked()
+                assert sorted(number for _, number in served) == list(range(100)), round_
+                assert max(Counter(turn for turn, _ in served).values()) <= 8
+                served.clear()
+            hub.close()
+    finally:
+        trio.lowlevel.remove_instrument(turns)
+
+
+async def test_those_who_always_have_more_take_turns_too() -> None:
+    hub = Hub(first_seq=0)
+    turns = Turns()
+    served: list[tuple[int, int]] = []
+
+    async def listen(number: int) -> None:
+        with hub.subscribe(0, snapshot) as subscription:
+            while await subscription.frames(max_bytes=0):
+                served.append((turns.number, number))
+
+    for _ in range(20):
+        hub.publish(event())
+    trio.lowlevel.add_instrument(turns)
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(listen, number)
+            await trio.testing.wait_all_tasks_blocked()
+            hub.close()
+    finally:
+        trio.lowlevel.remove_instrument(turns)
+    assert Counter(number for _, number in served) == dict.fromkeys(range(50), 20)
+    assert max(Counter(turn for turn, _ in served).values()) <= 8
+
+
+async def test_a_subscriber_that_is_cancelled_in_its_turn_holds_up_nobody() -> None:
+    hub = Hub(first_seq=0)
+    served: list[int] = []
+
+    async def listen(number: int, scope: trio.CancelScope) -> None:
+        with scope, hub.subscribe(None if number % 2 else 0, snapshot) as subscription:
+            while await subscription.frames():
+                served.append(number)
+
+    scopes = [trio.CancelScope() for _ in range(100)]
+    async with trio.open_nursery() as nursery:
+        for number, scope in enumerate(scopes):
+            nursery.start_soon(listen, number, scope)
+        for _ in range(7):
+            hub.publish(event())
+            await trio.lowlevel.checkpoint()
+            for scope in scopes[:10]:
+                scope.cancel()
+            del scopes[:10]
+        await trio.testing.wait_all_tasks_blocked()
+        served.clear()
+        hub.publish(event())
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(served) == list(range(70, 100))
+        hub.close()

@@ -736,17 +736,11 @@ async def test_the_longest_idle_goes_when_a_caller_needs_its_place(
     assert len(house.seen) == 4
 
 
-async def test_who_said_nothing_yet_goes_after_a_moment(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_who_said_nothing_yet_goes_before_a_caller_is_refused() -> None:
     house = House(limits=Limits(connections=1, reserve=0))
-    async with calling(house) as silent:
-        async with calling_beside(house) as early:
-            assert await early.status() == 503
-        await trio.sleep(FEW.fresh_s)
-        async with calling_beside(house) as late:
-            await late.send(HELLO)
-            assert await late.status() == 200
+    async with calling(house) as silent, calling_beside(house) as other:
+        await other.send(HELLO)
+        assert await other.status() == 200
         assert await silent.rest() == b""
 
 
@@ -768,12 +762,10 @@ async def test_nobody_goes_in_the_middle_of_something(
         assert await busy.status() == 200
 
 
-async def test_bytes_that_race_with_being_evicted_reach_no_handler(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_bytes_that_race_with_being_evicted_reach_no_handler() -> None:
     house = House(limits=Limits(connections=1, reserve=0))
     async with calling(house) as peer:
-        await trio.sleep(FEW.fresh_s)
+        await trio.testing.wait_all_tasks_blocked()
         await peer.send(HELLO)  # the connection is awake, and has not run yet
         await house.door.make_room()
         assert await peer.rest() == b""
@@ -906,9 +898,7 @@ async def test_a_caller_takes_no_place_before_it_is_known() -> None:
         assert house.door.connections == 1
 
 
-async def test_idle_connections_make_room_for_a_look_that_lacks_descriptors(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_idle_connections_make_room_for_a_look_that_lacks_descriptors() -> None:
     async def look(_: object) -> Actor:
         await trio.lowlevel.checkpoint()
         if house.door.connections > 2:
@@ -917,10 +907,6 @@ async def test_idle_connections_make_room_for_a_look_that_lacks_descriptors(
 
     house = House(identify=look)
     async with calling(house) as idle, full(house, HELLO[:20], 2):
-        async with calling_beside(house) as peer:
-            await peer.send(HELLO)
-            assert await peer.status() == 503
-        await trio.sleep(FEW.fresh_s)
         async with calling_beside(house) as peer:
             await peer.send(HELLO)
             assert await peer.status() == 200
@@ -943,7 +929,7 @@ async def test_nobody_more_is_accepted_while_too_many_are_told_apart() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(accept_connections, [listener], house.door, nursery)
         await trio.testing.wait_all_tasks_blocked()
-        assert 3 <= asked <= 4  # one may be on its way
+        assert 3 <= asked <= 5  # two may be on their way
         known.set()
         for ours, _ in pairs:
             peer = Peer(ours)

@@ -100,15 +100,27 @@ async def test_the_longest_idle_goes_first() -> None:
     assert not any(guest.left for guest in busy)
 
 
-async def test_who_is_idle_only_from_later_on_stays_until_then(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_whoever_came_or_was_answered_just_now_goes_before_anybody_is_refused() -> None:
     places = Places(SMALL)
-    fresh, *_ = fill(places, GENERAL, idle_since=trio.current_time() + 1)
+    later = trio.current_time() + 60
+    busy = fill(places, GENERAL - 2)
+    first, second = (fill(places, 1, idle_since=at)[0] for at in (later, later + 1))
+    for gone in (first, second):
+        assert not gone.left
+        assert places.take(Guest(), OWNER) is Place.GENERAL
+        assert gone.left
     assert places.take(Guest(), OWNER) is Place.RESERVE
-    assert not fresh.left
-    await trio.sleep(1)
-    assert places.take(Guest(), OWNER) is Place.GENERAL
+    assert not any(guest.left for guest in busy)
+
+
+async def test_a_crowd_that_says_nothing_drives_itself_out() -> None:
+    places = Places(SMALL)
+    [worker] = fill(places, 1)
+    for moment in range(5 * GENERAL):
+        if moment % (GENERAL - 1) == 0:
+            worker.idle_since = moment  # answered
+        assert places.take(Guest(moment), OWNER) is Place.GENERAL
+        assert not worker.left
 
 
 async def test_an_agent_makes_agents_go_and_never_the_owner() -> None:

@@ -29,7 +29,7 @@ class UnittestProvider:
 
     name = "unittest"
     summary = "Python's unittest on the working directory"
-    containment: tuple[Containment, ...] = ("hooks",)
+    containment: tuple[Containment, ...] = ("gate", "wall", "hooks")
 
     def launch(self, spec: AgentSpec, place: Place) -> Launch:
         select = ("-k", spec.prompt) if spec.prompt else ()

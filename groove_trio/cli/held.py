@@ -15,6 +15,9 @@ from groove_trio.client import Client
 from groove_trio.words.agents import AgentView, Containment
 from groove_trio.words.base import AgentId
 
+SHELL = "sh"
+"""The demo's agent runs one, because agents do; nothing of ours goes through it."""
+
 LINE = "built by a shell"
 MAX_COMMAND = 15  # bytes of a program's name that the kernel keeps, TASK_COMM_LEN
 
@@ -28,7 +31,7 @@ class Attempt(NamedTuple):
     path: str
 
 
-REDIRECT = Attempt("a shell's redirect", "sh", f"(echo {LINE} >> README.md)", "README.md")
+REDIRECT = Attempt("a shell's redirect", SHELL, f"(echo {LINE} >> README.md)", "README.md")
 ATTEMPTS = (
     REDIRECT,
     Attempt(
@@ -43,7 +46,7 @@ ATTEMPTS = (
 
 def shell(command: str) -> dict[str, object]:
     """The step that has a shell run a command in a process of its own."""
-    return {"do": "run", "argv": ["sh", "-c", f"{command}; exit $?"]}
+    return {"do": "run", "argv": [SHELL, "-c", f"{command}; exit $?"]}
 
 
 STEPS: Steps = [
@@ -97,8 +100,8 @@ def claim_canary(story: Story, build: AgentView, level: Containment) -> None:
 
 async def ran(watch: Watch, agent: AgentId, number: int) -> tuple[int, int]:
     """Pid and exit code of the agent's `number`-th program; -1 if it never ended."""
-    line = await watch.line(agent, "ran: sh", number)
-    pid, _, code = line.removeprefix("ran: sh as ").partition(", ended with ")
+    line = await watch.line(agent, f"ran: {SHELL}", number)
+    pid, _, code = line.removeprefix(f"ran: {SHELL} as ").partition(", ended with ")
     return int(pid or -1), int(code or -1)
 
 

@@ -41,8 +41,8 @@ def test_demo_tells_programs_what_it_checked(tmp_path: Path) -> None:
     story = json.loads(told.stdout)
     assert told.returncode == 0, told.stderr
     assert story["ok"] is True
-    assert len(story["claims"]) >= 20
-    assert len({claim["chapter"] for claim in story["claims"]}) == 8
+    assert len(story["claims"]) >= 22
+    assert len({claim["chapter"] for claim in story["claims"]}) >= 8
 
 
 def test_demo_keeps_the_daemon_when_asked(tmp_path: Path) -> None:
@@ -53,7 +53,8 @@ def test_demo_keeps_the_daemon_when_asked(tmp_path: Path) -> None:
         assert told.returncode == 0, told.stdout + told.stderr
         assert str(project) in told.stdout
         status = subprocess.run([*verb, "agents", "--json"], capture_output=True, check=True)
-        assert {agent["name"] for agent in json.loads(status.stdout)} == {"api", "ui", "docs"}
+        names = {agent["name"] for agent in json.loads(status.stdout)}
+        assert names - {"build"} == {"api", "ui", "docs"}  # it is there if the kernel can hold it
     finally:
         subprocess.run([*verb, "stop"], capture_output=True, timeout=60, check=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def start(detach: bool, host: str, port: int | None, as_json: bool) -> None:
     if not detach:
         run_foreground(project, host, port, as_json=as_json)
     started = start_detached(project, host, port)
+    if os.geteuid() == 0:
+        from groove_trio.cli.daemon import RUN_BY_ROOT
+
+        click.echo(f"groove-trio: warning: {RUN_BY_ROOT}.", err=True)
     if as_json:
         print_json(started._asdict())
     else:

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+RUN_BY_ROOT = (
+    "run by root: agents are root, too. Behind gate and wall they have none of root's powers, "
+    "and so cannot write what another user owns; at level hooks they have all of them. Better: "
+    "run it as the user who owns the project"
+)
+"""The warning at the start of a daemon that root runs."""
+
+_log = logging.getLogger("groove_trio")
+
 
 def main(arguments: list[str]) -> int:
     """Runs a daemon until it is told to end.
@@ -89,6 +98,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
                 nursery.start_soon(watch, signals)
                 with scope:
                     async with open_groove(config) as groove:
+                        warn(groove)
                         announce(groove, options)
                         await asked.wait()
                 nursery.cancel_scope.cancel()
@@ -108,6 +118,14 @@ def announce(groove: Groove, options: argparse.Namespace) -> None:
     as_json = json.dumps(facts)
     line = f"groove-trio {__version__} listening on {groove.url} for {groove.project}"
     _report(as_json if options.json or options.ready_fd is not None else line, options.ready_fd, 1)
+
+
+def warn(groove: Groove) -> None:
+    """Tells what its user should know of this start: in the log, or on standard error."""
+    if os.geteuid() == 0:
+        _log.warning("%s", RUN_BY_ROOT)
+    for lack in groove.status().missing:
+        _log.warning("%s", lack)
 
 
 def _refuse(error: GrooveError, options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from groove_trio.client.faults import error_from
-from groove_trio.guard import guard_command
+from groove_trio.guard import KILL_S, guard_command
 from groove_trio.rules.admission import DEFAULT_HOST
 from groove_trio.shell.daemonfile import DaemonInfo, running_daemon, signal_daemon
 from groove_trio.shell.files import open_private
@@ -34,6 +34,9 @@ START_S = 30.0  # to listening; it takes half a second
 TOLD_EVERY_S = 1.0
 MAX_REPORT = 65_536
 MAX_QUOTED = 200  # characters of a log line in a message
+
+GUARD_S = KILL_S + 5
+"""How long the guard may outlive the daemon: it kills for `KILL_S` at most."""
 
 
 class Started(NamedTuple):
@@ -154,6 +157,7 @@ def stop_daemon(project: Path, tell: Callable[[float], None] | None = None) -> D
     Raises:
         Unreachable: No daemon runs for the project.
         WrongState: What runs is a program that embeds a groove; ending it is not ours to do.
+        GrooveError: The daemon has ended, but its guard has not.
     """
     root = resolve_root(project)
     info = running_daemon(root)
@@ -168,7 +172,7 @@ def stop_daemon(project: Path, tell: Callable[[float], None] | None = None) -> D
     watched = [each for each in map(_open_process, (info.pid, info.guard_pid)) if each is not None]
     try:
         signal_daemon(info)
-        _wait_gone(watched, tell)
+        wait_gone(watched, tell, GUARD_S)
         with suppress(ChildProcessError):  # started by this very process, it is also ours to reap
             os.waitpid(info.guard_pid, os.WNOHANG)
     finally:
@@ -184,11 +188,33 @@ def _open_process(pid: int) -> int | None:
         return None
 
 
-def _wait_gone(watched: list[int], tell: Callable[[float], None] | None) -> None:
+def wait_gone(
+    watched: list[int], tell: Callable[[float], None] | None, guard_s: float = GUARD_S
+) -> None:
+    """Waits for the end of the processes behind some pidfds: a daemon, which may take its time.
+
+    Those after the first, its guard, have `guard_s` seconds more. What is stopped (SIGSTOP, or
+    Ctrl-Z) would never end, so it is made to go on.
+
+    Raises:
+        GrooveError: The guard has not ended.
+    """
     began = time.monotonic()
+    give_up = float("inf")
     for each in watched:
         poll = select.poll()
         poll.register(each, select.POLLIN)
-        while not poll.poll(TOLD_EVERY_S * 1000):
+        while True:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(each, signal.SIGCONT)
+            left = give_up - time.monotonic()
+            if poll.poll(max(0.0, min(TOLD_EVERY_S, left)) * 1000):
+                break
+            if left <= 0:
+                raise GrooveError(
+                    f"the daemon has ended, but its guard has not within {guard_s:g} s; "
+                    f"see {STATE_DIR}/{LOG}"
+                )
             if tell is not None:
                 tell(time.monotonic() - began)
+        give_up = time.monotonic() + guard_s

@@ -1,7 +1,8 @@
 """A thousand sleeping agents under one daemon: spawned, told of, stopped; none left.
 
 Run it: ``python tests/bench/bench_agents.py [agents]``. The daemon is this process; its own
-memory is what is measured. The spawns come 64 at a time, as connections would bring them.
+memory is what is measured. The spawns come 64 at a time, as connections would bring them. The
+agents are held by hooks: what is measured is supervision, not the making of sandboxes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ async def spawn_all(groove: Groove, count: int) -> float:
     async def spawn(number: int) -> None:
         async with limiter:
             await groove.spawn(
-                AgentSpec(role="sleeper", argv=["sleep", "3600"], scope=[f"a{number}/**"])
+                AgentSpec(
+                    role="sleeper",
+                    argv=["sleep", "3600"],
+                    scope=[f"a{number}/**"],
+                    containment="hooks",
+                )
             )
 
     begin = time.perf_counter()

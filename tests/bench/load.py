@@ -415,11 +415,18 @@ def vitals(pid: int) -> Vitals:
 
 
 def speakers() -> Iterator[dict[str, Any]]:
-    """The agents that produce output: what to ask for."""
+    """The agents that produce output: what to ask for; held by hooks, so that numbers compare."""
     for number in range(SPEAKERS):
         name = f"speaker-{number}"
         argv = [sys.executable, "-S", "-c", SPEAK]
-        yield {"role": "speaker", "name": name, "argv": argv, "scope": [f"{name}/**"]}
+        scope = [f"{name}/**"]
+        yield {
+            "role": "speaker",
+            "name": name,
+            "argv": argv,
+            "scope": scope,
+            "containment": "hooks",
+        }
 
 
 class Siege(NamedTuple):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -107,7 +108,7 @@ class Gate:
     _mounts: Mounts = field(default_factory=Mounts)
     _shared: Shared = field(default_factory=Shared)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
-    _next_denial: float = 0.0
+    _next_denial: float = -math.inf
     _commands: dict[int, str] = field(default_factory=dict[int, str])
     _forget_at: float = 0.0
     _actor: Actor = field(init=False)

@@ -223,7 +223,7 @@ def of_copy(descriptor: int) -> Spot:
 
 def _text(caller: Caller, where: Where) -> str:
     """The path; empty where the descriptor itself is meant."""
-    if not where.address:
+    if not where.address and where.flags & EMPTY_PATH:
         return ""
     path = caller.text(where.address)
     if not path and not where.flags & EMPTY_PATH:

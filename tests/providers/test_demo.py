@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -202,3 +203,26 @@ def test_it_starts_fast_because_it_imports_little() -> None:
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
     )
     assert not set(done.stdout.split()) & {"typing", "socket", "asyncio", "trio", "subprocess"}
+
+
+def test_a_program_is_run_to_its_end_unasked(tmp_path: Path) -> None:
+    steps = [
+        {"do": "run", "argv": ["sh", "-c", "cat; echo made > made.txt; exit 3"]},
+        {"do": "run", "argv": ["/no/such/program"]},
+        {"do": "read"},
+    ]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", SCRIPTED],
+        input=json.dumps(steps) + "\nnot for the program\n",
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    first, second, third = done.stdout.splitlines()
+    assert re.fullmatch(r"ran: sh as \d+, ended with 3", first)
+    assert second == "not run: /no/such/program: No such file or directory"
+    assert third == "read: not for the program"
+    assert (tmp_path / "made.txt").read_text() == "made\n"

@@ -2,8 +2,9 @@
 
 Runs as an isolated interpreter without trio: ``python -I -S gate_child.py KIND ...``:
 
-- ``existing COUNT``, ``create COUNT``, ``read COUNT``, ``tree DIRECTORIES FILES``, ``flat-out
-  SECONDS``: works in the current directory and says how long it took, in one line of JSON.
+- ``existing COUNT``, ``create COUNT``, ``read COUNT``, ``whole COUNT``,
+  ``tree DIRECTORIES FILES``, ``flat-out SECONDS``: works in the current directory and says how
+  long it took, in one line of JSON.
 - ``held SOCKET KIND ...``: first has the kernel hold its calls, by the filter that comes over the
   socket, and gives the listener away.
 - ``traced FILTER KIND ...``: first lets its parent trace it, stopped by the filter in a file.
@@ -53,6 +54,18 @@ def create(count: int) -> None:
 def read(count: int) -> None:
     os.close(os.open("it", os.O_WRONLY | os.O_CREAT, 0o600))
     timed(count, lambda _: os.close(os.open("it", os.O_RDONLY)))
+
+
+def whole(count: int) -> None:
+    """A source file, read as programs read one."""
+    with open("source", "wb") as file:
+        file.write(b"x" * 8192)
+
+    def one(_: int) -> None:
+        with open("source", "rb") as file:
+            file.read()
+
+    timed(count, one)
 
 
 def tree(directories: int, files: int) -> None:
@@ -124,6 +137,7 @@ def main(kind: str, *rest: str) -> None:
             "existing": existing,
             "create": create,
             "read": read,
+            "whole": whole,
             "tree": tree,
             "flat-out": flat_out,
         }

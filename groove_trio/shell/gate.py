@@ -30,7 +30,8 @@ from groove_trio.rules.calls import FORMS
 from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, Call, by_number
 from groove_trio.shell.aside import unprivileged
 from groove_trio.shell.caller import Caller
-from groove_trio.shell.deeds import PROCEED, Held, Plan, plan
+from groove_trio.shell.deeds import plan
+from groove_trio.shell.held import PROCEED, Held, Plan
 from groove_trio.shell.mounts import Mounts
 from groove_trio.shell.reach import Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications

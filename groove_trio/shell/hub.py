@@ -80,6 +80,11 @@ class Hub:
     def _wake(self) -> None:
         self._awake += len(self._due.unpark(count=AT_ONCE - self._awake))
 
+    def _leave(self) -> None:
+        self._awake -= 1
+        if not self._awake and self._due:  # all at once: one by one takes as long as their writes
+            self._wake()
+
     async def turn(self, *, due: bool) -> None:
         """Waits for a subscription's turn: until something is published if it is not due.
 
@@ -90,13 +95,11 @@ class Hub:
             try:
                 await trio.lowlevel.checkpoint()
             finally:
-                self._awake -= 1
-                self._wake()
+                self._leave()
         else:
             await (self._due if due else self._idle).park()
             # Whoever was woken gets here, also if it was cancelled meanwhile.
-            self._awake -= 1
-            self._wake()
+            self._leave()
 
     @contextmanager
     def subscribe(

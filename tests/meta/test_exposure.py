@@ -70,7 +70,7 @@ def variables(path: Path) -> set[str]:
 def test_only_one_module_opens_a_listening_socket() -> None:
     found = {path.name for path in modules(["."]) if called(path) & LISTENING}
     # The gate binds an agent's own socket for it, to a name in its scope.
-    assert found - {"deeds.py", "perform.py"} == {"binds.py"}
+    assert found - {"addresses.py", "perform.py"} == {"binds.py"}
 
 
 def test_no_environment_variable_says_where_to_listen() -> None:

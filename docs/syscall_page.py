@@ -10,13 +10,14 @@ from pages import ROOT, table, text
 
 from groove_trio.rules import syscalls
 from groove_trio.rules.bpf import STILL_ABSENT
-from groove_trio.rules.calls import FORMS, DeedName
+from groove_trio.rules.calls import FORMS
 from groove_trio.rules.syscalls import CALLS, NEWEST, Call, Test
+from groove_trio.shell import deeds
 from groove_trio.words.knocks import Operation
 
 AT_GATE = {"knock": "asks", "refuse": "EPERM, recorded", "absent": "ENOSYS"}
 OPERATIONS = frozenset(get_args(Operation))
-PLANS = ROOT / "groove_trio" / "shell" / "deeds.py"
+SHELL = ROOT / "groove_trio" / "shell"
 WORDS = {
     syscalls.FILE_IOCTLS: "the command changes a file",
     syscalls.TERMINAL_IOCTLS: "the command types into a terminal",
@@ -37,12 +38,11 @@ def condition(test: Test) -> str:
     return WORDS.get(test.values, plain)
 
 
-def functions() -> dict[str, ast.AST]:
-    """The functions that plan deeds, by name."""
-    body = ast.parse(PLANS.read_text("utf-8")).body
-    return {
-        node.name: node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
+def functions(module: str) -> dict[str, ast.AST]:
+    """The functions of a module of the shell, by name."""
+    body = ast.parse((SHELL / f"{module}.py").read_text("utf-8")).body
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return {node.name: node for node in body if isinstance(node, kinds)}
 
 
 def asked(name: str, known: dict[str, ast.AST]) -> Iterator[str]:
@@ -57,11 +57,12 @@ def asked(name: str, known: dict[str, ast.AST]) -> Iterator[str]:
 
 def plans() -> dict[str, str]:
     """The operations that each deed asks about, by the deed's name."""
-    known = functions()
-    return {
-        deed: ", ".join(f"`{each}`" for each in asked(f"_{deed}", known)) or "nothing"
-        for deed in get_args(DeedName)
-    }
+    found = {}
+    for deed, plan in deeds._PLANS.items():  # noqa: SLF001 - the table itself
+        known = functions(plan.__module__.rpartition(".")[2])
+        operations = ", ".join(f"`{each}`" for each in asked(plan.__name__, known))
+        found[deed] = operations or "nothing"
+    return found
 
 
 def row(call: Call) -> list[str]:
@@ -79,7 +80,7 @@ def row(call: Call) -> list[str]:
 
 def syscalls_page() -> str:
     """Every system call that does not simply go through, and what becomes of it."""
-    deeds = [[f"`{deed}`", operations] for deed, operations in plans().items()]
+    found = [[f"`{deed}`", operations] for deed, operations in plans().items()]
     head = ["call", "x86_64", "aarch64", "where", "at level gate", "deed", "at level wall"]
     return (
         "# System calls\n\nWhat the filter does with the system calls of an agent's processes. "
@@ -89,5 +90,5 @@ def syscalls_page() -> str:
         "that goes.\n\n## Calls\n\n"
         + table(head, [row(call) for call in CALLS])
         + "\n## Deeds\n\nWhat the calls come to, and the operations that the broker is asked "
-        "about; all must be granted.\n\n" + table(["deed", "asks about"], deeds)
+        "about; all must be granted.\n\n" + table(["deed", "asks about"], found)
     )

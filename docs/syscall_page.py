@@ -24,6 +24,14 @@ WORDS = {
     (syscalls.AF_UNIX,): "the domain is AF_UNIX",
     (2, 3): "the type is datagram",
     (1024,): "the command is F_SETLEASE",
+    syscalls.TERMINAL_IOCTLS + syscalls.ODD_IOCTLS: (
+        "the command types into a terminal, or changes files of one file system"
+    ),
+    (0x9400, 0xBC00): "the command is of btrfs or bcachefs",
+    syscalls.CLONING: "it does not clone",
+    (0,): "it names a process or group",
+    (2,): "it is about all of a user's",  # PRIO_USER
+    (3,): "it is about all of a user's",  # IOPRIO_WHO_USER
 }
 
 

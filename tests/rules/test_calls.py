@@ -12,7 +12,9 @@ from groove_trio.rules.calls import (
     EMPTY_PATH,
     FOLLOW,
     FORMS,
+    GROUP,
     NO_FOLLOW,
+    PROCESS,
     REMOVE_DIR,
     Deed,
     DeedName,
@@ -77,6 +79,14 @@ CASES: list[tuple[str, tuple[int, ...], Deed]] = [
     ("bind", (3, V, 110), Deed("bind", (ITSELF,), (V, 110))),
     ("setsid", (), Deed("leave", ())),
     ("setpgid", (0, 0), Deed("leave", ())),
+    ("sched_setparam", (7, V), Deed("steer", (), (PROCESS, 7))),
+    ("sched_setscheduler", (JUNK, 0, V), Deed("steer", (), (PROCESS, 0))),
+    ("sched_setaffinity", (0xFFFFFFFF, 8, V), Deed("steer", (), (PROCESS, -1))),
+    ("sched_setattr", (7, V, 0), Deed("steer", (), (PROCESS, 7))),
+    ("setpriority", (PROCESS | JUNK, 7, 19), Deed("steer", (), (PROCESS, 7))),
+    ("setpriority", (GROUP, 7, 19), Deed("steer", (), (GROUP, 7))),
+    ("ioprio_set", (1, 7, 0), Deed("steer", (), (PROCESS, 7))),
+    ("ioprio_set", (2, 7, 0), Deed("steer", (), (GROUP, 7))),
 ]  # fmt: skip
 
 

@@ -250,9 +250,12 @@ class LockTable:
         *,
         deep: bool = False,
         above: bool = False,
+        empty: bool = False,
     ) -> Decision:
         """Decides one operation on a resolved path inside the project; see `ruling.decide`."""
-        return decide(self._owners, agent, operation, path, now, deep=deep, above=above)
+        return decide(
+            self._owners, agent, operation, path, now, deep=deep, above=above, empty=empty
+        )
 
     def explain(self, path: str, now: int, *, exists: bool) -> Explanation:
         """Says who may write a path inside the project, and by which rule."""

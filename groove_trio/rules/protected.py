@@ -2,13 +2,16 @@
 
 Who may write a git hook, an agent's settings or an ``.envrc`` runs code outside of his scope, on
 the next commit, the next start, the next ``cd``. So these names are denied even to the agent
-whose scope holds them, and also while they are absent: creating one is the attack. Three rules:
+whose scope holds them, and also while they are absent: creating one is the attack. Four rules:
 
 - *At any depth.* Nested repositories have hooks of their own, and agents read the ``CLAUDE.md``
   of every directory they pass. A rule with ``/**`` covers the directory and all beneath.
 - *Its holder, too.* Deleting or renaming ``.git`` replaces its hooks, and a file of that name
   points git elsewhere. So a directory on the way to a rule (``.git``, ``.github``, ``.vscode``)
-  is shielded, but nothing else in it is.
+  is shielded, but nothing else in it is; to make or to remove it empty changes nothing yet.
+- *Not what packages ship.* Beneath a ``node_modules`` only git's names and the daemon's are
+  protected: packages come with an ``AGENTS.md`` and with workflows of their own, which nobody
+  runs there, and could not be installed otherwise.
 - *Lifted only by name.* A pattern lifts a rule when it spells out every name down to the end of
   the rule's literal part: ``.github/workflows/*.yml`` does, ``.github/**`` and ``**/CLAUDE.md``
   do not. Braces spell out. ``.groove`` is the daemon's own and is never lifted.
@@ -27,6 +30,9 @@ from typing import Final, NamedTuple
 PROTECTED: Final = (
     ".git/hooks/**",
     ".git/config",
+    ".git/config.worktree",
+    ".git/commondir",
+    ".git/modules/**",
     ".groove/**",
     ".claude/**",
     ".codex/**",
@@ -39,6 +45,11 @@ PROTECTED: Final = (
     "AGENTS.md",
     "GEMINI.md",
 )
+
+PACKAGES: Final = "node_modules"
+"""Beneath a directory of this name, only what begins with one of `EVERYWHERE` is protected."""
+
+EVERYWHERE: Final = frozenset({".git", ".groove"})
 
 NEVER_LIFTED: Final = frozenset({".groove/**"})
 
@@ -94,7 +105,10 @@ def protection(path: str, *, shielded: bool = True) -> Protection | None:
         return None
     names = path.split("/")
     found: Protection | None = None
+    shipped = names.index(PACKAGES) if PACKAGES in names else len(names)
     for depth, name in enumerate(names):
+        if depth > shipped and name not in EVERYWHERE:
+            continue
         for literal, beneath, rule in _RULES.get(name, ()):
             rest = tuple(names[depth : depth + len(literal)])
             end = depth + len(rest)

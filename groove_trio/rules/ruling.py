@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from groove_trio.rules import denials
 from groove_trio.rules.owners import Owners
-from groove_trio.rules.scopes import PROTECTED, Scope, protected_by
+from groove_trio.rules.scopes import PROTECTED, Scope, protected_by, shields
 from groove_trio.words.base import AgentId
 from groove_trio.words.errors import shown
 from groove_trio.words.knocks import Decision, Denied, Granted, Operation
@@ -38,6 +38,7 @@ def decide(
     *,
     deep: bool = False,
     above: bool = False,
+    empty: bool = False,
 ) -> Decision:
     """Decides one operation on a resolved path inside the project.
 
@@ -51,6 +52,7 @@ def decide(
             removed with its content.
         above: Whether a directory is made: one that the agent's scope or lease lies beneath may
             be, for nobody else can use it and the agent can use nothing without it.
+        empty: Whether it is an empty directory that is made or removed.
     """
     scope = owners.scope_of(agent)
     if scope is None:
@@ -62,7 +64,7 @@ def decide(
             return denials.hidden(path, ".groove/**")
         return Granted(path=path, rule="read in the project")
     pattern, rule = scope.permits(path)
-    if rule is not None:
+    if rule is not None and not (empty and shields(path)):
         return denials.protected(path, rule)
     if pattern is None:
         lease = owners.leases.at(path, now)

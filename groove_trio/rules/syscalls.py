@@ -247,6 +247,8 @@ CALLS: Final[tuple[Call, ...]] = (
     Call("add_key", 248, 217, "refuse"),  # the user's keyrings are outside every scope
     Call("request_key", 249, 218, "refuse"),
     Call("keyctl", 250, 219, "refuse"),
+    Call("mq_open", 240, 180, "refuse"),  # message queues have names outside every scope, too
+    Call("mq_unlink", 241, 181, "refuse"),
     Call("io_uring_setup", 425, 425, "absent"),
     Call("io_uring_enter", 426, 426, "absent"),
     Call("io_uring_register", 427, 427, "absent"),

@@ -180,9 +180,13 @@ class Caller:
             os.close(file)
 
     def _status(self, name: str) -> str:
-        with open(f"/proc/{self.pid}/status", "rb") as file:
-            for line in file:
-                key, _, value = line.partition(b":")
-                if key == name.encode():
-                    return value.decode().strip()
-        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+        file = os.open(f"/proc/{self.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            told = os.read(file, PAGE)
+        finally:
+            os.close(file)
+        # The name of the program comes first, its newlines escaped.
+        found = told.find(b"\n%s:\t" % name.encode())
+        if found < 0:
+            raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return told[found:].split(None, 2)[1].decode()

@@ -111,7 +111,11 @@ class Judge:
                 return refusal
         deep = operation in _ON_THE_NAME and self._takes_more(operation, path)
         above = knock.call in _MAKING_DIRECTORIES
-        decision = self._table.decide(agent, operation, path, now, deep=deep, above=above)
+        removed = deep and operation == "delete" and bool(knock.call)
+        deep = deep and not removed  # the kernel removes no directory that is not empty
+        decision = self._table.decide(
+            agent, operation, path, now, deep=deep, above=above, empty=above or removed
+        )
         if deep and isinstance(decision, Granted):
             return self._denied_beneath(agent, operation, path, now) or decision
         return decision

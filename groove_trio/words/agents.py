@@ -110,7 +110,7 @@ class AgentView(Word):
 
     `held` says of each pattern how it is held. `canary` is what was tried from inside its
     sandbox before its program ran, and with which error it failed, such as
-    ``{"write": "EROFS", "rename": "EROFS", "symlink": "EROFS", "signal": "EPERM"}``; empty
+    ``{"write": "EACCES", "rename": "EACCES", "symlink": "EACCES", "signal": "EPERM"}``; empty
     where there is no sandbox, and before the first run.
     """
 

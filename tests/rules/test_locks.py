@@ -575,3 +575,18 @@ def test_a_directory_may_be_made_above_what_an_agent_holds() -> None:
     lease(locks, A, "new/place/file")
     assert made(A, "new/place")
     assert not made(B, "new/place")
+
+
+@pytest.mark.parametrize("path", [".git", "a/.github", ".vscode"])
+def test_a_shielded_directory_may_be_made_and_removed_empty(path: str) -> None:
+    locks = table(a=["**"])
+    assert isinstance(locks.decide(A, "create", path, NOW), Denied)
+    assert isinstance(locks.decide(A, "create", path, NOW, above=True, empty=True), Granted)
+    assert isinstance(locks.decide(A, "delete", path, NOW, empty=True), Granted)
+
+
+@pytest.mark.parametrize("path", [".git/hooks", ".groove", ".claude", "a/.github/workflows"])
+def test_a_protected_directory_may_not(path: str) -> None:
+    locks = table(a=["**"])
+    assert isinstance(locks.decide(A, "create", path, NOW, above=True, empty=True), Denied)
+    assert isinstance(locks.decide(A, "delete", path, NOW, empty=True), Denied)

@@ -14,6 +14,15 @@ def test_a_protected_name_is_denied_in_a_scope_of_everything(rule: str) -> None:
         assert protected_by(each) == rule
 
 
+@pytest.mark.parametrize("rule", PROTECTED)
+def test_what_packages_ship_is_not_protected_but_for_git_and_ourselves(rule: str) -> None:
+    path = rule.replace("**", "x/y")
+    everywhere = rule.startswith((".git/", ".groove/"))
+    for each in (f"node_modules/package/{path}", f"a/node_modules/{path}"):
+        assert protected_by(each) == (rule if everywhere else None)
+    assert protected_by(path.replace("x", "node_modules")) == rule
+
+
 @pytest.mark.parametrize("rule", [rule for rule in PROTECTED if rule.endswith("/**")])
 def test_the_directory_of_a_rule_is_protected_itself(rule: str) -> None:
     assert Scope(["**"]).permits(rule.removesuffix("/**"))[1] == rule

@@ -27,7 +27,7 @@ import filework
 from filework import FIRST_SLOT
 
 from groove_trio.rules import landlock
-from groove_trio.rules.protected import protection
+from groove_trio.rules.protected import protected_by, protection, shields
 from groove_trio.rules.scopes import Scope
 
 OWN = ".groove/agents/0badcafe/tmp/"
@@ -147,15 +147,25 @@ class Machine(filework.Machine):
         except Denied as denied:
             if step[0] in METADATA:  # which Landlock knows nothing of
                 return ["no", errno.errorcode[denied.number]]
-            if step[0] == "open" and step[4] & os.O_ACCMODE == os.O_ACCMODE:
-                step[4] &= ~os.O_WRONLY  # only ioctls, which Landlock lets through; not the gate
-            result = self.locked.do(lambda: filework.Machine.run(self, step))
-            if step[0] == "open" and result[0] == "ok":
-                os.close(FIRST_SLOT + step[1])  # O_TRUNC on a FIFO: asked about, for nothing
+            result = self.fail(step)
             if result[0] == "no" and result[1] not in {"EACCES", "EXDEV"}:
                 return result
             return ["no", errno.errorcode[denied.number]]
         return super().run(step)
+
+    def fail(self, step: list[Any]) -> list[Any]:
+        """Does what is denied where it cannot be done, to see what else is wrong with it."""
+        if step[0] != "open":
+            return self.locked.do(lambda: filework.Machine.run(self, step))
+        # What asks about more than Landlock does: descriptors for ioctls, and O_TRUNC of a FIFO,
+        # which does nothing. It may get a descriptor, so into a slot that nobody knows.
+        if step[4] & os.O_ACCMODE == os.O_ACCMODE:
+            step = [*step[:4], step[4] & ~os.O_WRONLY, *step[5:]]
+        aside = [step[0], filework.SLOTS, *step[2:]]
+        result = self.locked.do(lambda: filework.Machine.run(self, aside))
+        if result[0] == "ok":
+            os.close(FIRST_SLOT + filework.SLOTS)
+        return result
 
     def differs(self, name: str, *arguments: Any) -> list[Any] | None:
         """What the gate answers on purpose in another way than the kernel."""
@@ -180,6 +190,8 @@ class Machine(filework.Machine):
         if place.path != "/dev/null" and (
             place.mode is None or flags & (os.O_ACCMODE | os.O_TRUNC)
         ):
+            if place.mode is not None and stat.S_ISSOCK(place.mode):
+                raise Denied(errno.ENXIO)  # which is not asked about: nobody can open it
             self.ask(place)
 
     def judge_truncate(self, text: str, length: int) -> None:
@@ -188,7 +200,7 @@ class Machine(filework.Machine):
     def judge_mkdir(self, at: int | None, text: str, mode: int) -> None:
         place = self.name(at, text)
         name = self.inside(place)
-        if not name or protection(name) is not None or not self.scope.reaches(f"{name}/"):
+        if not name or protected_by(name) is not None or not self.scope.reaches(f"{name}/"):
             self.ask(place)
 
     def judge_mknod(self, at: int | None, text: str, mode: int) -> None:
@@ -207,8 +219,10 @@ class Machine(filework.Machine):
         if place.mode is not None and stat.S_ISDIR(place.mode) != directory:
             # Landlock is asked before the kernel sees that; the gate after: it is no denial.
             raise Denied(otherwise)
-        self.ask(place)
-        self.ask_beneath(place)
+        if not directory or shields(self.inside(place)) is None:
+            self.ask(place)
+        elif not self.scope.matches(self.inside(place)):
+            raise Denied(errno.EACCES)
 
     def judge_rename(self, at: int | None, old: str, to: int | None, new: str, flags: int) -> None:
         places = self.name(at, old), self.name(to, new)

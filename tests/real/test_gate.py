@@ -460,3 +460,24 @@ async def test_what_was_opened_under_a_lease_stays_open(tmp_path: Path) -> None:
         await groove.complete(agent)
         assert (await ended(groove, agent))[-1] == "EACCES"
         assert (groove.project / "docs/x").read_text() == "lat"
+
+
+@pytest.mark.xfail(strict=True, reason="a directory takes them along, and is asked about as such")
+@pytest.mark.parametrize("name", ["CLAUDE.md", ".envrc", ".mcp.json"])
+async def test_what_packages_ship_is_not_carried_to_where_it_would_steer(
+    name: str, tmp_path: Path
+) -> None:
+    async with opened(tmp_path / "p") as groove:
+        agent = await start(
+            groove,
+            f"""
+            os.makedirs("src/node_modules/package")
+            told(attempt(write, "src/node_modules/package/{name}"))
+            told(attempt(os.rename, "src/node_modules/package", "src/node_modules/.package-x1"))
+            told(attempt(os.rename, "src/node_modules/.package-x1", "src/node_modules/package"))
+            told(attempt(os.rename, "src/node_modules/package", "src/package"))
+            told(attempt(os.rename, "src/node_modules", "src/modules"))
+            """,
+        )
+        assert await ended(groove, agent) == ["done"] * 3 + ["EACCES"] * 2
+        assert not (groove.project / "src/package").exists()

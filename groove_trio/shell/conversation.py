@@ -85,14 +85,15 @@ class Connection:
 
     async def run(self) -> None:
         """Lets the peer in and talks until either side ends it. Does not close the stream."""
+        actor: Actor | None = None
         try:
-            with trio.move_on_after(self._limits.head_s) as scope:
+            with trio.move_on_after(self._limits.head_s):
                 actor = await self._door.recognise(self._stream)
                 self._limits = self._door.enter(self, actor)
         except GrooveError as refusal:
             await self._turn_away(refusal)
         else:
-            if not scope.cancelled_caught:
+            if actor is not None:
                 await self._talk(actor)
 
     async def turn_away(self) -> None:

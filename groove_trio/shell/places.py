@@ -43,6 +43,7 @@ class Open(Protocol):
     @property
     def idle_since(self) -> float:
         """When it was let in or last answered; infinite while something is asked."""
+        ...
 
     def leave(self) -> None:
         """Ends it now if nothing is being asked; otherwise its next answer is its last."""

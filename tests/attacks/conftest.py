@@ -115,8 +115,8 @@ class Daemon:
         """Asks as a normal client does, on one connection that is kept: nobody else's thread."""
         data = None if body is None else json.dumps(body)
         self._link.request(method, path, data, {"content-type": "application/json"})
-        answer = self._link.getresponse()
-        return answer.status, json.load(answer)
+        with self._link.getresponse() as answer:
+            return answer.status, json.load(answer)
 
     def spawn(self, steps: list[dict[str, Any]], **spec: Any) -> str:
         """Spawns a scripted agent; gives its id."""
@@ -216,8 +216,8 @@ class NormalClient:
         asked = time.monotonic()
         try:
             link.request("GET", "/api/health")
-            answer = link.getresponse()
-            body = answer.read()
+            with link.getresponse() as answer:
+                body = answer.read()
         except (OSError, http.client.HTTPException) as error:
             self.complaints.append(f"{kind}: {error!r} after {time.monotonic() - asked:.3f} s")
             return

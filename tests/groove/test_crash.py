@@ -192,7 +192,8 @@ async def test_a_crash_of_the_core_ends_everything(
         async with open_test_groove(project) as groove:
             agent = await groove.spawn(scripted(steps, scope=["src/**"], grace_s=300))
             await wait_for_line(groove, agent.id, "left behind")
-            assert len(living()) == 2
+            while len(living()) < 2:  # a program in the middle of exec shows no environment
+                await trio.lowlevel.checkpoint()
             crash(monkeypatch)
             try:
                 await groove.knock(agent.id, "write", "docs/x")

@@ -117,7 +117,8 @@ async def test_leaving_asks_agents_then_tells_followers_and_closes_the_log_last(
             await nursery.start(follower.follow)
             agent = await groove.spawn(LINGERER)
             await wait_for_line(groove, agent.id, "ready")
-            assert len(living()) == 2
+            while len(living()) < 2:  # a program in the middle of exec shows no environment
+                await trio.lowlevel.checkpoint()
             nursery.start_soon(meddle, groove, client, agent.id)
         assert refusals == [(503, "draining")]
         assert living() == []
@@ -219,7 +220,8 @@ async def test_cancelling_kills_at_once_and_the_next_groove_says_interrupted(
         async with open_test_groove(project) as groove:
             agent = await groove.spawn(scripted(DEAF, scope=["src/**"], grace_s=300))
             await wait_for_line(groove, agent.id, "left behind")
-            assert len(living()) == 2
+            while len(living()) < 2:  # a program in the middle of exec shows no environment
+                await trio.lowlevel.checkpoint()
             if when == "while draining":
                 scope.deadline = trio.current_time() + 0.3
             else:

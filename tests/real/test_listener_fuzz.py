@@ -68,8 +68,8 @@ class Target:
     def ask(self, method: str, path: str, body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         self._asker.request(method, path, data, {"content-type": "application/json"})
-        answer = self._asker.getresponse()
-        told = json.load(answer)
+        with self._asker.getresponse() as answer:
+            told = json.load(answer)
         assert answer.status < 300, told
         return told
 

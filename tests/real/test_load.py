@@ -66,8 +66,8 @@ class Daemon:
         with contextlib.closing(connection):
             try:
                 connection.request(method, path, data, {"content-type": "application/json"})
-                answer = connection.getresponse()
-                return answer.status, json.load(answer)
+                with connection.getresponse() as answer:
+                    return answer.status, json.load(answer)
             except (ConnectionError, http.client.HTTPException):
                 return 0, None
 

@@ -418,6 +418,13 @@ def _(_at: At, _: At) -> None:
     os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY))
 
 
+@attempt("remove a device", "bare")
+def _(_at: At, _: At) -> None:
+    if os.getuid() == 0:
+        raise OSError(13, "root might succeed, and the machine would be without it")
+    os.unlink("/dev/full")
+
+
 @attempt("memory shared by name", "bare")
 def _(_at: At, _: At) -> None:
     raw(30, raw(29, WORLD["key"], 4096, 0o600), 0, 0)  # shmget, shmat

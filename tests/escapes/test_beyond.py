@@ -22,8 +22,8 @@ ANYBODY_S = {
 ONLY_THE_GATE_S = {"shared memory: its own"}
 """What the wall can't tell from others', so that it is closed there."""
 
-NOBODY_S = {"ask the daemon to stop another agent", "be the daemon's own voice"}
-"""The daemon knows who asks, at every level."""
+NOBODY_S = {"remove a device", "ask the daemon to stop another agent", "be the daemon's own voice"}
+"""The daemon knows who asks, at every level; and the devices are root's."""
 
 OPEN_AT_THE_WALL = {
     "setpriority: the daemon",
@@ -94,6 +94,11 @@ def test_beyond_files(stage: Any, level: str, name: str, way: str) -> None:
         assert told in {"EPERM", "passed"}
     elif name not in OTHERWISE and (stage.privileged or name not in ROOT_S):
         assert told == "passed"
+
+
+def test_the_gate_asks_before_a_device_goes(stage: Any) -> None:
+    name = "remove a device"
+    assert stage.privileged or stage.at("gate").denials(name, "bare")
 
 
 def test_nobody_outside_was_called(stage: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import stat
 import sys
 import tempfile
@@ -142,7 +141,8 @@ def _look(place: Path, root: Path, told: dict[str, Any]) -> None:
     for entry in os.scandir(place):
         found = os.lstat(entry.path)
         kind, mode = stat.S_IFMT(found.st_mode), stat.S_IMODE(found.st_mode)
-        if kind in {stat.S_IFREG, stat.S_IFDIR} and mode & 0o600 != 0o600:
+        needed = {stat.S_IFREG: 0o600, stat.S_IFDIR: 0o700}.get(kind, 0)
+        if mode & needed != needed:
             os.chmod(entry.path, mode | 0o700)
         content: object = None
         if kind == stat.S_IFLNK:
@@ -385,7 +385,7 @@ async def behind_a_gate(root: Path, patterns: list[str], audit: Path) -> AsyncIt
 @asynccontextmanager
 async def before_the_model(root: Path, patterns: list[str]) -> AsyncIterator[Talk]:
     argv = [sys.executable, "-B", str(HERE / "fileoracle.py"), str(root.parent), *patterns]
-    path = str(Path(groove_trio.__file__).parent.parent)
+    path = os.pathsep.join([str(Path(groove_trio.__file__).parent.parent), *filter(None, sys.path)])
     process = await trio.lowlevel.open_process(
         argv, stdin=PIPE, stdout=PIPE, env={**os.environ, "PYTHONPATH": path}
     )
@@ -413,7 +413,7 @@ async def compare(gated: Talk, model: Talk, seed: int) -> int:
 
             nursery.start_soon(run)
     for step, here, there in zip(steps, results[gated], results[model], strict=True):
-        assert here == there, f"seed {seed}: {str(step):.300}: gate {here}, model {there}"
+        assert here == there, f"seed {seed}: {step!s:.300}: gate {here}, model {there}"
     here, there = picture(gated.root), picture(model.root)
     names = sorted(name for name in here.keys() | there if here.get(name) != there.get(name))
     assert not names, f"seed {seed}: {[(name, here.get(name), there.get(name)) for name in names]}"
@@ -428,15 +428,23 @@ def disk() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-async def test_programs_meet_behind_a_gate_what_the_scope_language_says(
-    scope: str, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "DENIALS_S", 0.0)  # as fast as they come
+@pytest.fixture
+def roots(tmp_path: Path) -> Iterator[list[Path]]:
+    """Two projects; afterwards nothing of them is left that nobody may read."""
     roots = [tmp_path / side / "project" for side in "ab"]
     for root in roots:
         root.mkdir(parents=True)
         build(root)
+    yield roots
+    for root in roots:
+        _remove(str(root.parent))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_programs_meet_behind_a_gate_what_the_scope_language_says(
+    scope: str, roots: list[Path], disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "DENIALS_S", 0.0)  # as fast as they come
     seed = int(os.environ.get("GATE_MODEL_SEED", "-1"))
     seconds = float(os.environ.get("GATE_MODEL_S", "0"))
     first = random.SystemRandom().randrange(10**9) if seed < 0 else seed
@@ -453,5 +461,3 @@ async def test_programs_meet_behind_a_gate_what_the_scope_language_says(
     assert denied or seed >= 0
     if seconds:
         print(f"{scope}: {count} programs from seed {first}, {denied} denials")
-    for root in roots:
-        shutil.rmtree(root.parent)

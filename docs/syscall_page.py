@@ -65,7 +65,7 @@ def asked(name: str, known: dict[str, ast.AST]) -> Iterator[str]:
 
 def plans() -> dict[str, str]:
     """The operations that each deed asks about, by the deed's name."""
-    found = {}
+    found: dict[str, str] = {}
     for deed, plan in deeds._PLANS.items():  # noqa: SLF001 - the table itself
         known = functions(plan.__module__.rpartition(".")[2])
         operations = ", ".join(f"`{each}`" for each in asked(plan.__name__, known))

@@ -131,6 +131,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], none: 
     click.echo("\n".join(line.rstrip() for line in lines))
 
 
+def _lines_of(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value  # pyright: ignore[reportUnknownVariableType] - of whatever is printed
+    return [] if value is None else [value]
+
+
 def print_facts(facts: dict[str, Any]) -> None:
     """Prints names and values, one a line; a list takes a line for each of its own.
 
@@ -138,8 +144,7 @@ def print_facts(facts: dict[str, Any]) -> None:
     """
     width = max(map(len, facts))
     for name, value in facts.items():
-        lines = value if isinstance(value, list) else [] if value is None else [value]
-        for first, line in enumerate(lines):
+        for first, line in enumerate(_lines_of(value)):
             click.echo(f"{'' if first else name:<{width}}  {safe(str(line))}")
 
 

@@ -95,10 +95,11 @@ class Clerk:
                 else:
                     return
             await self._send.send(request)
-        except BaseException as error:
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
             self._waiting -= 1
-            if isinstance(error, trio.ClosedResourceError | trio.BrokenResourceError):
-                raise Draining from None
+            raise Draining from None
+        except BaseException:
+            self._waiting -= 1
             raise
 
     def put_nowait(self, request: Request) -> None:

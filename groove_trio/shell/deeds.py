@@ -49,9 +49,16 @@ async def _open(held: Held) -> Plan:
             raise
         return _create(held, absent.spot)
     except OSError as error:
-        if creates and (await held.name()).slash:
-            raise failure(errno.EISDIR) from error  # whatever the slash is behind
-        raise
+        fault = error
+    else:
+        return _of_existing(spot, flags)
+    if creates and (await held.name()).slash:
+        raise failure(errno.EISDIR) from fault  # whatever the slash is behind
+    raise fault
+
+
+def _of_existing(spot: Spot, flags: int) -> Plan:
+    """An open of what is there."""
     _check_open(spot, flags)
     if not flags & (os.O_ACCMODE | os.O_TRUNC):
         return PROCEED  # there is nothing to create, so it is a read

@@ -191,6 +191,7 @@ class Gate:
                 tool=command,
                 call=name,
                 pid=held.caller.pid,
+                other=_other_end(asked, spot) if operation == "rename" else "",
             )
             decision, seq = await self.broker.decide(knock)
             if isinstance(decision, Denied):
@@ -317,6 +318,11 @@ def _is_early(error: OSError, asked: Plan) -> bool:
     """Whether an open that may wait would have to: for a FIFO's reader, for a lease's holder."""
     waits = asked.flags and not asked.flags & os.O_NONBLOCK
     return bool(waits) and error.errno in _NOT_YET
+
+
+def _other_end(asked: Plan, spot: Spot) -> str:
+    (_, old), (_, new) = asked.questions
+    return new.path if spot is old else old.path
 
 
 def _is_file(spot: Spot) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 from groove_trio.rules import denials
 from groove_trio.rules.chain import legible
 from groove_trio.rules.locks import LockTable
-from groove_trio.rules.protected import protection
+from groove_trio.rules.protected import PACKAGES, protection
 from groove_trio.shell.beneath import TooMany, names_beneath
 from groove_trio.shell.paths import resolve
 from groove_trio.words.actors import SYSTEM, Actor
@@ -117,7 +117,7 @@ class Judge:
             agent, operation, path, now, deep=deep, above=above, empty=above or removed
         )
         if deep and isinstance(decision, Granted):
-            return self._denied_beneath(agent, operation, path, now) or decision
+            return self._denied_beneath(knock, path, now) or decision
         return decision
 
     def _from_root(self, path: str) -> str:
@@ -156,19 +156,19 @@ class Judge:
         except OSError:
             return operation == "rename"
 
-    def _denied_beneath(
-        self, agent: AgentId, operation: Operation, path: str, now: int
-    ) -> Denied | None:
+    def _denied_beneath(self, knock: Knock, path: str, now: int) -> Denied | None:
         """Denies to move protected names along: they may be new where the directory goes.
 
-        The agent's own temporary directory may hold any, so none leaves it in this way.
+        The agent's own temporary directory may hold any, so none leaves it in this way; nor do
+        any leave the packages where they are let be, unless they go where they are let be, too.
         """
-        own = path.startswith(".groove/")
+        own = path.startswith(".groove/") or (not knock.other and PACKAGES in path.split("/"))
+        goes = self._from_root(knock.other) if knock.other else path
         try:
             for name in names_beneath(f"{self.root}/{path}"):
                 if (found := protection(name)) is None:
                     continue
-                there = self._table.decide(agent, operation, f"{path}/{name}", now)
+                there = self._table.decide(knock.agent, knock.operation, f"{goes}/{name}", now)
                 if own or isinstance(there, Denied):
                     return denials.protected_beneath(path, name, found.rule)
         except TooMany:

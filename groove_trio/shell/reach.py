@@ -23,6 +23,7 @@ import os
 import re
 import stat
 import struct
+from contextlib import suppress
 
 import trio
 
@@ -160,10 +161,14 @@ async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: 
     except Absent:
         raise
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            return await _of_its_own(caller, start, path, opened, follow=follow)
-        if error.errno != errno.ELOOP:
+        if error.errno not in {errno.ENOENT, errno.ELOOP}:
             raise
+        itself, number = -1, error.errno
+    else:
+        number = 0
+    if number == errno.ENOENT:
+        return await _of_its_own(caller, start, path, opened, follow=follow)
+    if number == errno.ELOOP:
         follow = follow or path.endswith("/")
         return await _through_links(caller, start, path, opened, follow=follow)
     spot = _of(itself)
@@ -291,13 +296,12 @@ async def _walk_to_object(
     caller: Caller, start: int, path: str, opened: Opened, *, follow: bool
 ) -> int:
     how = _TO_OBJECT if follow else _TO_LINK
-    try:
+    with suppress(BlockingIOError):
         return _step(start, os.fsencode(path), how.cached)
-    except BlockingIOError:
-        # Mostly it is a new name. Of that its directory knows, which takes no thread.
-        spot = await _through_links(caller, start, path, opened, follow=follow)
-        if spot.mode is None:
-            raise Absent(spot) from None
+    # Mostly it is a new name. Of that its directory knows, which takes no thread.
+    spot = await _through_links(caller, start, path, opened, follow=follow)
+    if spot.mode is None:
+        raise Absent(spot)
     return await _walk(start, path, how)
 
 

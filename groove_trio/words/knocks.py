@@ -19,7 +19,7 @@ class Knock(Word):
     `path` is absolute or relative to the agent's working directory. `tool` is the name the
     agent's own tool goes by, for the record. `actor` is who asked, `agent` whom it is about.
     The gate asks about a path that is resolved already, for a `call` that thread `pid` makes;
-    its `tool` is the program's name.
+    its `tool` is the program's name, and `other` the other end of a rename.
     """
 
     agent: AgentId
@@ -30,6 +30,7 @@ class Knock(Word):
     tool: str = ""
     call: str = ""
     pid: int = 0
+    other: str = ""
 
 
 class Granted(Word, tag="granted", tag_field="decision"):

@@ -462,7 +462,6 @@ async def test_what_was_opened_under_a_lease_stays_open(tmp_path: Path) -> None:
         assert (groove.project / "docs/x").read_text() == "lat"
 
 
-@pytest.mark.xfail(strict=True, reason="a directory takes them along, and is asked about as such")
 @pytest.mark.parametrize("name", ["CLAUDE.md", ".envrc", ".mcp.json"])
 async def test_what_packages_ship_is_not_carried_to_where_it_would_steer(
     name: str, tmp_path: Path

@@ -124,6 +124,7 @@ async def start(
     """Starts the parts, each within the one before; unwinding the stack is the shutdown."""
     stack.callback(parts.identity.close)
     parts.identity.open()
+    await parts.confining.probe()
     watch = await stack.enter_async_context(trio.open_nursery())
     await watch.start(parts.census.run)
     watch.start_soon(parts.refusals.run)
@@ -134,7 +135,6 @@ async def start(
     gates = await stack.enter_async_context(trio.open_nursery())
     await gates.start(parts.confining.gates.run)
     stack.callback(gates.cancel_scope.cancel)
-    await parts.confining.probe()
     connections = await stack.enter_async_context(trio.open_nursery())
 
     def end_connections() -> None:

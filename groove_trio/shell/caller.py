@@ -39,9 +39,10 @@ _read_memory.argtypes = (
 )
 _read_memory.restype = ctypes.c_ssize_t
 
-BORROWED: set[int] = set()
-"""Our descriptors that are copies of callers'. Whoever asks which process holds a socket must
-leave them out: a caller may have closed its own. One set, as a process has one descriptor table."""
+BORROWED: dict[int, int] = {}
+"""Our descriptors that are copies of callers', each with its inode. Whoever asks which process
+holds a socket must leave them out: a caller may have closed its own. One table, as a process has
+one of descriptors."""
 
 _PIDFD_GETFD = 438  # the same on all architectures
 _PIDFD_THREAD = os.O_EXCL  # of pidfd_open, Linux 6.9
@@ -134,7 +135,7 @@ class Caller:
         if copy < 0:
             fault = ctypes.get_errno()
             raise OSError(fault, os.strerror(fault))
-        BORROWED.add(copy)
+        BORROWED[copy] = os.fstat(copy).st_ino
         return copy
 
     def flags(self, number: int) -> int:

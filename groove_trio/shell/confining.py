@@ -48,8 +48,12 @@ class Confining:
     kernel: Kernel = field(default=UNPROBED)
 
     async def probe(self) -> None:
-        """Finds out what this kernel holds agents with; takes about a tenth of a second."""
-        self.kernel = await probe(self.census)
+        """Finds out what this kernel holds agents with; takes about a tenth of a second.
+
+        Call it before anybody looks after the processes of agents: what it starts belongs to
+        none, and as long as there were none, callers need not be told from agents.
+        """
+        self.kernel = await probe(Census())
 
     def levels(self) -> Sequence[Containment]:
         """What agents can be held to, strongest first."""

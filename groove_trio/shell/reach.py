@@ -135,7 +135,7 @@ class Opened(list[int]):
         """Closes all."""
         while self:
             descriptor = self.pop()
-            BORROWED.discard(descriptor)
+            BORROWED.pop(descriptor, None)
             os.close(descriptor)
 
 

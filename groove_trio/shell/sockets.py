@@ -168,16 +168,18 @@ class Seeker:
             directory = os.open(f"{PROC}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (*_GONE, PermissionError):  # another user's, or one that may not be traced
             return
-        lent = BORROWED if pid == os.getpid() else ()
+        lent = BORROWED if pid == os.getpid() else {}
         try:
             with os.scandir(directory) as entries:
                 for count, entry in enumerate(entries):
                     if count % _LINKS == 0:
                         await self._give_way()
-                    if lent and int(entry.name) in lent:
-                        continue  # a caller's whom the gate connects; it may hold it no more
-                    search = wanted.get(_target(entry.name, directory))
-                    if search is not None:
+                    link = _target(entry.name, directory)
+                    search = wanted.get(link)
+                    if search is None:
+                        continue
+                    # The gate's copy says nothing: the caller may hold its own no more.
+                    if link != f"socket:[{lent.get(int(entry.name))}]":
                         self._found(search, pid, entry.name, directory)
                         if search.settled:
                             del wanted[search.link]

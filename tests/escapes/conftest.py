@@ -164,16 +164,15 @@ class Outside:
 
     def listen(self, label: str, address: str | bytes, kind: int = socket.SOCK_STREAM) -> None:
         mine = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
-        before = os.getcwd()
+        self._open.append((label, mine))
         if isinstance(address, str):  # such names may be longer than a socket's may
-            os.chdir(os.path.dirname(address))
-            mine.bind(os.path.basename(address))
-            os.chdir(before)
+            above = os.open(os.path.dirname(address), os.O_PATH)
+            mine.bind(f"/proc/self/fd/{above}/{os.path.basename(address)}")
+            os.close(above)
         else:
             mine.bind(address)
         if kind != socket.SOCK_DGRAM:
             mine.listen()
-        self._open.append((label, mine))
 
     def close(self) -> list[str]:
         for label, mine in self._open:

@@ -101,7 +101,6 @@ def test_spawn_refused_for_overlap_names_a_path(daemon: Daemon) -> None:
         (("--provider", "nobody"), 2),
         (("--role", "a b"), 2),
         (("--role", "x" * 51), 2),
-        (("--containment", "jail"), 2),
         (("--prompt", "x" * 50_001), 2),
         (("--restart", "always", "--restart-max", "1001"), 2),
         (("--env", "1X=y"), 2),

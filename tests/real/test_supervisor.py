@@ -387,7 +387,10 @@ from groove_trio.words.agents import AgentSpec
 
 async def main():
     async with open_groove(Config(project=Path(sys.argv[1]), port=0)) as groove:
-        view = await groove.spawn(AgentSpec(role="worker", argv=["sleep", "600"], scope=["src/**"]))
+        spec = AgentSpec(
+            role="worker", argv=["sleep", "600"], scope=["src/**"], containment="hooks"
+        )
+        view = await groove.spawn(spec)
         await groove.declare(view.id, ["shared.md"])
         print(view.pid, flush=True)
         await trio.sleep_forever()

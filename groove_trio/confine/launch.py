@@ -3,8 +3,8 @@
 Run by the daemon as a file, by an isolated interpreter, in a session and a working directory
 that are the agent's already: ``python -I -S launch.py <descriptor>``. The descriptor is one end
 of a socket pair; over it come the plan and the word to go, and back go the listener of the
-filter, the canary's report and every failure. Between fork and exec stands a whole process and
-no ``preexec_fn``, which must not run beside threads.
+filter, the canary's report and every failure. So nothing of the daemon's own code runs between
+fork and exec, where it must not beside threads.
 
 Messages
     A message is a list of byte strings: how many they are, then each with its length before it;

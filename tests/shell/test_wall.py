@@ -17,7 +17,7 @@ from groove_trio.shell.wall import Wall, build_wall
 def home(tmp_path: Path) -> Path:
     """A home with secrets, and a project in it."""
     home = tmp_path / "home"
-    for name in (".ssh", ".config/gh", ".config/editor", "work/project", "music"):
+    for name in (".ssh", ".config/gh", ".config/editor", "code/project", "music"):
         (home / name).mkdir(parents=True)
     for name in (".ssh/id", ".netrc", ".config/gh/hosts", ".config/editor/rc", ".profile"):
         (home / name).write_text("x")
@@ -30,8 +30,8 @@ def built(home: Path, *patterns: str, **of: Any) -> Wall:
     return build_wall(
         **{
             "level": "wall",
-            "project": str(home / "work/project"),
-            "tmp": str(home / "work/project/.groove/agents/0badcafe/tmp"),
+            "project": str(home / "code/project"),
+            "tmp": str(home / "code/project/.groove/agents/0badcafe/tmp"),
             "patterns": patterns,
             "hidden": [f"{home}/{name}" for name in names],
             "version": 7,
@@ -61,11 +61,11 @@ def test_hidden_paths_are_left_out_and_their_siblings_are_not(home: Path) -> Non
     wall = built(home)
     for name in (".ssh", ".ssh/id", ".netrc", ".config/gh/hosts", ".config/groove-trio", ".aws/x"):
         assert not readable(wall, home / name), name
-    for name in (".profile", ".config/editor/rc", "music/new", "work/project/new"):
+    for name in (".profile", ".config/editor/rc", "music/new", "code/project/new"):
         assert readable(wall, home / name), name
     assert readable(wall, "/usr/bin/env")
     assert readable(wall, "/proc/self/status")
-    assert wall.exposed == (f"{home}/work/project/.groove",)
+    assert wall.exposed == (f"{home}/code/project/.groove",)
 
 
 def test_links_are_granted_nothing_for_they_may_lead_to_what_is_hidden(home: Path) -> None:
@@ -91,7 +91,7 @@ def test_at_level_gate_nothing_can_be_written_but_the_own(home: Path) -> None:
     state = home / "state"
     state.mkdir()
     wall = built(home, "src/**", "**", level="gate", states=[str(state)])
-    project = home / "work/project"
+    project = home / "code/project"
     assert not writable(wall, project / "src/a")
     assert not writable(wall, home)
     assert not writable(wall, "/tmp")
@@ -131,7 +131,7 @@ def test_a_pattern_grants_the_directory_that_it_names(
     home: Path, pattern: str, places: tuple[str, str], how: str, why: str
 ) -> None:
     inside, outside = places
-    project = home / "work/project"
+    project = home / "code/project"
     for name in ("src/deep", "docs", "tools", ".git/hooks", ".git/objects", ".groove"):
         (project / name).mkdir(parents=True)
     for name in (".github/workflows", ".claude/x"):
@@ -154,7 +154,7 @@ def test_an_older_kernel_is_asked_for_what_it_has(home: Path, version: int) -> N
     wall = built(home, version=version)
     assert wall.ruleset.handled == landlock.handled(version)
     assert all(rights & ~wall.ruleset.handled == 0 for _, rights in wall.ruleset.rules)
-    own = home / "work/project/.groove/agents/0badcafe/tmp"
+    own = home / "code/project/.groove/agents/0badcafe/tmp"
     assert bool(granted(wall, own) & TRUNCATE) == (version >= 3)
 
 

@@ -33,9 +33,9 @@ class Pace:
     ) -> None:
         self._at_once = at_once
         self._clock = clock
-        self._room = at_once  # in this turn
-        self._cost_s = 0.0
-        self._left = at_once
+        self._room: int = at_once  # in this turn
+        self._cost_s: float = 0.0
+        self._left: int = at_once
         self._running = False
         self._waiting = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()

@@ -31,6 +31,14 @@ def reaped() -> Iterator[None]:
             pass
 
 
+@pytest.fixture(autouse=True)
+def unmoved() -> Iterator[None]:
+    """Holds every test to leaving the process where it was, for the tests that come after it."""
+    before = os.getcwd()
+    yield
+    assert os.getcwd() == before
+
+
 def _as_sync(function: Any, clock: trio.abc.Clock | None) -> Any:
     @functools.wraps(function)
     def run(**arguments: Any) -> None:

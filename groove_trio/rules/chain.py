@@ -97,7 +97,8 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "agent.remove": "An agent was forgotten.",
         KNOCK_GRANTED: (
             "An agent may do this operation on this path. `onBehalf`: the agent did not ask "
-            "itself, `actor` did for it."
+            "itself, `actor` did for it. `again` counts how often the same thread was granted "
+            "the same within a second after."
         ),
         GATE_REFUSE: "A process of an agent made a call that no agent may make; it was refused.",
         KNOCK_DENIED: "An agent may not do this operation on this path; `onBehalf` as above.",

@@ -6,14 +6,23 @@ the scopes as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
 from groove_trio.rules.claims import Claims
 from groove_trio.words.base import AgentId
 from groove_trio.words.clock import parse_rfc3339
-from groove_trio.words.leases import Lease, LeaseId
+from groove_trio.words.errors import BadRequest, shown
+from groove_trio.words.leases import (
+    MAX_LEASE_PATHS,
+    MAX_LEASE_S,
+    MIN_LEASE_S,
+    Lease,
+    LeaseId,
+)
+
+MAX_REASON = 500  # as in `DeclareRequest`
 
 
 class Leases:
@@ -113,3 +122,22 @@ class Leases:
         while heap and self._until.get(heap[0][1]) != heap[0][0]:
             heappop(heap)
         return heap[0][0] if heap else None
+
+
+def check_lease(paths: Sequence[str], ttl_s: float, reason: str) -> None:
+    """The bounds of `DeclareRequest`, for callers that did not come by the wire.
+
+    Raises:
+        BadRequest: One of them is passed.
+    """
+    if not 1 <= len(paths) <= MAX_LEASE_PATHS:
+        raise BadRequest(
+            f"A lease is on 1 to {MAX_LEASE_PATHS} paths, not {len(paths)}.", field="paths"
+        )
+    if not MIN_LEASE_S <= ttl_s <= MAX_LEASE_S:  # also refuses NaN
+        raise BadRequest(
+            f"A lease lasts {MIN_LEASE_S} to {MAX_LEASE_S} seconds, not {shown(ttl_s)}.",
+            field="ttlS",
+        )
+    if len(reason) > MAX_REASON:
+        raise BadRequest(f"A reason has at most {MAX_REASON} characters.", field="reason")

@@ -72,9 +72,11 @@ class LockTable:
 
     Attributes:
         leases: Those in force, to be read; `declare`, `drop` and `release` change them.
+        version: Another one after each change, so that what was decided may be decided anew.
     """
 
     def __init__(self) -> None:
+        self.version = 0
         self._owners = Owners()
         self.leases = self._owners.leases
 
@@ -88,6 +90,7 @@ class LockTable:
         Raises:
             ValueError: The agent holds another scope.
         """
+        self.version += 1
         known = self._owners.scope_of(agent)
         if known is not None:
             if known != scope:
@@ -101,6 +104,7 @@ class LockTable:
 
     def release(self, agent: AgentId) -> list[Lease]:
         """Forgets an agent; returns the leases that end with it. An unknown one is no fault."""
+        self.version += 1
         if agent not in self._owners:
             return []
         ended = list(self.leases.of(agent).values())
@@ -114,6 +118,7 @@ class LockTable:
         Raises:
             KeyError: The agent is not known.
         """
+        self.version += 1
         self._owners.rename(agent, name)
 
     def knows(self, agent: AgentId) -> bool:
@@ -141,6 +146,7 @@ class LockTable:
             reason: For others to read.
             lease_id: A new id.
         """
+        self.version += 1
         if agent not in self._owners:
             return Barred(agent, "no such agent is known")
         claims = condensed(claims)
@@ -172,6 +178,7 @@ class LockTable:
         Nobody else can have claimed that since, because the lease covered it. One that has
         ended in another way is no fault.
         """
+        self.version += 1
         if declared.lease in self.leases:
             self.leases.drop([declared.lease])
             for lease in declared.replaced:
@@ -184,10 +191,12 @@ class LockTable:
 
     def drop(self, leases: Iterable[Lease]) -> None:
         """Ends leases; one that has ended already is no fault."""
+        self.version += 1
         self.leases.drop(leases)
 
     def restore(self, leases: Iterable[Lease], now: int) -> list[tuple[Lease, str]]:
         """Takes up leases of an earlier run; returns those it can't, each with the reason."""
+        self.version += 1
         dropped: list[tuple[Lease, str]] = []
         for lease in leases:
             if problem := self._unfit(lease, now):

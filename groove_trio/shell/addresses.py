@@ -18,7 +18,7 @@ from groove_trio.shell.reach import reach_path
 MAX_ADDRESS: Final = 128  # struct sockaddr_storage
 
 
-async def connect(held: Held) -> Plan:
+def connect(held: Held) -> Plan:
     """Connects a socket, in the caller's place."""
     address = _address(held)
     descriptor = held.copy()
@@ -30,13 +30,13 @@ async def connect(held: Held) -> Plan:
             raise failure(errno.ECONNREFUSED)  # nobody of this agent's listens there
         return Plan([], partial(perform.connect, descriptor, address), waits=waits)
     path = os.fsdecode(address[2:].split(b"\0", 1)[0])
-    spot = existing(await reach_path(held.caller, CWD, path, held.opened, follow=True))
+    spot = existing(reach_path(held.caller, CWD, path, held.opened, follow=True))
     if spot.mode is None or not stat.S_ISSOCK(spot.mode):
         raise failure(errno.ECONNREFUSED)
     return Plan([("write", spot)], partial(perform.connect_path, descriptor, spot), waits=waits)
 
 
-async def bind(held: Held) -> Plan:
+def bind(held: Held) -> Plan:
     """Gives a socket an address."""
     address = _address(held)
     descriptor = held.copy()
@@ -45,7 +45,7 @@ async def bind(held: Held) -> Plan:
     if address[2:3] in {b"", b"\0"}:
         return Plan([], partial(_bind_abstract, held, descriptor, address))
     path = os.fsdecode(address[2:].split(b"\0", 1)[0])
-    spot = await reach_path(held.caller, CWD, path, held.opened, follow=False)
+    spot = reach_path(held.caller, CWD, path, held.opened, follow=False)
     if spot.mode is not None:
         raise failure(errno.EADDRINUSE)
     act = partial(perform.bind_path, descriptor, spot, held.caller.umask())

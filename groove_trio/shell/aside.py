@@ -2,7 +2,8 @@
 
 No caller has any, so none may serve it: neither for what is performed, nor for the way there.
 A directory that its owner may not search is closed to the daemon as well, as long as it walks
-for somebody. To a daemon that a user runs, all of this is nothing.
+for somebody. The one that is kept opens no file: it lets the daemon read its callers. To a daemon
+that a user runs, all of this is nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.capget.argtypes = _libc.capset.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
 
 _CAPABILITIES: Final = struct.pack("=II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+_KEPT: Final = 1 << 19  # CAP_SYS_PTRACE: callers are read meanwhile, whatever they hide from others
 
 
 class Unprivileged:
@@ -31,7 +33,7 @@ class Unprivileged:
         before = _capabilities()
         self._any = any(before[0::3])
         self._all = struct.pack("=6I", *before)
-        self._none = struct.pack("=6I", 0, *before[1:3], 0, *before[4:6])
+        self._none = struct.pack("=6I", before[0] & _KEPT, *before[1:3], 0, *before[4:6])
 
     def __enter__(self) -> None:
         if self._any:

@@ -24,6 +24,7 @@ import trio
 
 from groove_trio.rules import denials
 from groove_trio.rules.chain import AGENT_SPAWN, GATE_REFUSE, legible
+from groove_trio.rules.leases import check_lease
 from groove_trio.rules.locks import Declared, LockTable
 from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog
@@ -35,20 +36,16 @@ from groove_trio.shell.slots import ChangeRequest, KnockRequest
 from groove_trio.words.actors import OWNER, Actor, agent_actor
 from groove_trio.words.audit import AuditEntry
 from groove_trio.words.base import MAX_NAME, AgentId
-from groove_trio.words.errors import AuditUnavailable, BadRequest, Draining, OutOfResources, shown
+from groove_trio.words.errors import AuditUnavailable, Draining, OutOfResources
 from groove_trio.words.events import AnyEvent, CallRefused
 from groove_trio.words.knocks import Decision, Denied, Knock
 from groove_trio.words.leases import (
     DEFAULT_LEASE_S,
-    MAX_LEASE_PATHS,
-    MAX_LEASE_S,
-    MIN_LEASE_S,
     Explanation,
     Lease,
     LocksView,
 )
 
-MAX_REASON = 500  # as in `DeclareRequest`
 RECORD_S = 2.0  # for a denial to reach the disk; it stays one without, and says so
 _SAVE_S = 5.0
 
@@ -65,6 +62,9 @@ class Broker:
         leases: The file in which leases outlive the daemon.
         clock: Nanoseconds since the epoch.
         wanted: Whether anyone wants the event of a knock; if not, it is not built.
+
+    Attributes:
+        again: Whether a thread was just granted the very same; see `Folds.again`.
     """
 
     def __init__(
@@ -88,12 +88,13 @@ class Broker:
         self._clerk = Clerk(
             judge=self._judge,
             changes=self._changes,
-            leases=self._table.leases,
+            table=self._table,
             audit=audit,
             publish=publish,
             clock=clock,
             wanted=wanted,
         )
+        self.again = self._clerk.folds.again
 
     # The task
 
@@ -104,6 +105,7 @@ class Broker:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._file.run)
+            nursery.start_soon(self._clerk.folds.run)
             task_status.started()
             await self._clerk.serve()
             with trio.move_on_after(_SAVE_S), suppress(OSError):
@@ -147,22 +149,29 @@ class Broker:
             return await self._deny(knock, denials.closing(knock.path))
         return await self._decision_of(request)
 
+    @property
+    def at_leisure(self) -> bool:
+        """Whether nobody waits whose turn would be before that of the next caller."""
+        return self._clerk.at_leisure
+
+    def decide_now(self, knock: Knock) -> tuple[Decision, int]:
+        """As `decide`, without a checkpoint; only when `at_leisure`."""
+        return self._clerk.decide_now(self._judge.plain(knock))
+
     async def decide(self, knock: Knock) -> tuple[Decision, int]:
         """As `knock`, for a caller that has more to do than to wait for the disk.
-
-        Does not checkpoint where it need not wait for anybody's turn.
 
         Returns:
             The decision, and the number of its record; a denial is told only after `recorded`.
             0: there is nothing to wait for.
         """
         request = KnockRequest(self._judge.plain(knock))
-        if not self._clerk.answer_at_once(request):
-            try:
-                await self._clerk.put(request)
-            except Draining:
-                return self._judge.fit(denials.closing(knock.path)), 0
-        return await self._outcome_of(request)
+        try:
+            await self._clerk.put(request)
+        except Draining:
+            return self._judge.fit(denials.closing(knock.path)), 0
+        await request.wait()
+        return self._outcome_of(request)
 
     async def recorded(self, denied: Denied, seq: int) -> Denied:
         """Waits until a denial of `decide` is on disk; the denial as it is to be told."""
@@ -179,11 +188,11 @@ class Broker:
             self._publish(CallRefused(id=agent, call=call, pid=pid, tool=tool))
 
     async def _decision_of(self, request: KnockRequest) -> Decision:
-        decision, seq = await self._outcome_of(request)
+        await request.wait()
+        decision, seq = self._outcome_of(request)
         return await self.recorded(decision, seq) if isinstance(decision, Denied) else decision
 
-    async def _outcome_of(self, request: KnockRequest) -> tuple[Decision, int]:
-        await request.wait()
+    def _outcome_of(self, request: KnockRequest) -> tuple[Decision, int]:
         decision = request.decision
         if decision is None or not (request.seq or isinstance(decision, Denied)):
             # the task broke before this was in the log
@@ -304,7 +313,7 @@ class Broker:
             UnknownAgent: It holds no scope.
             AuditUnavailable, OutOfResources, Draining: The lease is not held.
         """
-        _check_lease(paths, ttl_s, reason)
+        check_lease(paths, ttl_s, reason)
         reason = legible(reason)
         request = await self._ask(lambda: self._changes.declare(agent, paths, ttl_s, reason, actor))
         try:
@@ -383,18 +392,3 @@ class Broker:
     def view(self) -> LocksView:
         """Who holds what now."""
         return self._table.view()
-
-
-def _check_lease(paths: Sequence[str], ttl_s: float, reason: str) -> None:
-    """The bounds of `DeclareRequest`, for callers that did not come by the wire."""
-    if not 1 <= len(paths) <= MAX_LEASE_PATHS:
-        raise BadRequest(
-            f"A lease is on 1 to {MAX_LEASE_PATHS} paths, not {len(paths)}.", field="paths"
-        )
-    if not MIN_LEASE_S <= ttl_s <= MAX_LEASE_S:  # also refuses NaN
-        raise BadRequest(
-            f"A lease lasts {MIN_LEASE_S} to {MAX_LEASE_S} seconds, not {shown(ttl_s)}.",
-            field="ttlS",
-        )
-    if len(reason) > MAX_REASON:
-        raise BadRequest(f"A reason has at most {MAX_REASON} characters.", field="reason")

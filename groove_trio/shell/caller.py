@@ -13,6 +13,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
+import threading
 
 from groove_trio.rules.calls import CWD, GROUP, PROCESS
 from groove_trio.words.base import MAX_PATH
@@ -20,8 +22,10 @@ from groove_trio.words.base import MAX_PATH
 PAGE = 4096
 """Bytes read at a time: memory is there or not by pages, so a read never crosses into the next."""
 
+ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""Between the bytes that the kernel has for a name and ours, as `os.fsdecode`."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
-_page = ctypes.create_string_buffer(PAGE)  # one for all: between filling and reading it, no await
 
 
 class _Piece(ctypes.Structure):  # struct iovec
@@ -31,13 +35,41 @@ class _Piece(ctypes.Structure):  # struct iovec
 _read_memory = _libc.process_vm_readv
 _read_memory.argtypes = (
     ctypes.c_int,
-    ctypes.POINTER(_Piece),
+    ctypes.c_void_p,
     ctypes.c_ulong,
-    ctypes.POINTER(_Piece),
+    ctypes.c_void_p,
     ctypes.c_ulong,
     ctypes.c_ulong,
 )
 _read_memory.restype = ctypes.c_ssize_t
+
+
+class _Reader(threading.local):
+    """A page to read into, and how the kernel is told of it: a thread's own, made once."""
+
+    def __init__(self) -> None:
+        self.page = bytearray(PAGE)
+        self._kept = (ctypes.c_char * PAGE).from_buffer(self.page)
+        self._here = _Piece(ctypes.addressof(self._kept), PAGE)
+        self._there = _Piece()
+        self._told = ctypes.addressof(self._here), ctypes.addressof(self._there)
+
+    def fill(self, pid: int, address: int, size: int) -> int:
+        """Reads up to `size` bytes, a page at most; how many there were.
+
+        Raises:
+            OSError: EFAULT, there are none; EPERM, they are not to be looked at; ESRCH.
+        """
+        self._there.base, self._there.length = address, size
+        here, there = self._told
+        got: int = _read_memory(pid, here, 1, there, 1, 0)
+        if got < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return got
+
+
+_reader = _Reader()
 
 BORROWED: dict[int, int] = {}
 """Our descriptors that are copies of callers', each with its inode. Whoever asks which process
@@ -49,12 +81,16 @@ _PIDFD_THREAD = os.O_EXCL  # of pidfd_open, Linux 6.9
 
 
 class Caller:
-    """A held thread. `pid` is its own number, not its process's."""
+    """A held thread. `pid` is its own number, not its process's.
 
-    __slots__ = ("pid",)
+    Whoever is `patient` may wait for a disk where its paths lead; on the event loop nobody is.
+    """
 
-    def __init__(self, pid: int) -> None:
+    __slots__ = ("patient", "pid")
+
+    def __init__(self, pid: int, *, patient: bool = False) -> None:
         self.pid = pid
+        self.patient = patient
 
     def data(self, address: int, size: int) -> bytes:
         """Exactly `size` bytes of its memory.
@@ -64,10 +100,14 @@ class Caller:
         """
         if not address:
             raise OSError(errno.EFAULT, "address 0")
-        buffer = ctypes.create_string_buffer(size)
-        if size and self._read(buffer, address, size) != size:
-            raise OSError(errno.EFAULT, "memory that is not there")
-        return buffer.raw
+        read = bytearray()
+        while len(read) < size:
+            at = address + len(read)
+            got = _reader.fill(self.pid, at, min(PAGE - at % PAGE, size - len(read)))
+            if got <= 0:
+                raise OSError(errno.EFAULT, "memory that is not there")
+            read += _reader.page[:got]
+        return bytes(read)
 
     def text(self, address: int, most: int = MAX_PATH) -> str:
         """A text that ends with a null byte, as Python names files.
@@ -77,30 +117,21 @@ class Caller:
         """
         if not address:
             raise OSError(errno.EFAULT, "address 0")
+        page = _reader.page
         read = b""
         while len(read) < most:
-            got = self._read(_page, address, PAGE - address % PAGE)
+            got = _reader.fill(self.pid, address, PAGE - address % PAGE)
             if got <= 0:
                 raise OSError(errno.EFAULT, "memory that is not there")
-            piece = ctypes.string_at(_page, got)
-            end = piece.find(b"\0")
+            end = page.find(0, 0, got)
             if end >= 0:
-                read += piece[:end]
+                read += page[:end]
                 break
-            read += piece
+            read += page[:got]
             address += got
         if len(read) >= most:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        return os.fsdecode(read)
-
-    def _read(self, buffer: ctypes.Array[ctypes.c_char], address: int, size: int) -> int:
-        here = _Piece(ctypes.addressof(buffer), size)
-        there = _Piece(address, size)
-        got: int = _read_memory(self.pid, here, 1, there, 1, 0)
-        if got < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return got
+        return read.decode(*ENCODING)
 
     def directory(self, descriptor: int) -> int:
         """What one of its descriptors, or `CWD`, means; a new O_PATH descriptor of ours.

@@ -11,7 +11,7 @@ parked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -19,9 +19,10 @@ import trio
 
 from groove_trio.rules import denials
 from groove_trio.rules.chain import KNOCK_DENIED, KNOCK_GRANTED
-from groove_trio.rules.leases import Leases
+from groove_trio.rules.locks import LockTable
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.changes import Changes
+from groove_trio.shell.folding import Fold, Folds
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.slots import ChangeRequest, KnockRequest, Request
 from groove_trio.words.audit import AuditEntry
@@ -42,11 +43,14 @@ class Clerk:
     Args:
         judge: Decides the knocks.
         changes: Told when leases run out.
-        leases: Those in force.
+        table: Who holds what.
         audit: The open log.
         publish: Takes the events; does not wait.
         clock: Nanoseconds since the epoch.
         wanted: Whether anyone wants the event of a knock; if not, it is not built.
+
+    Attributes:
+        folds: What was granted of late, and is counted when it comes again.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Clerk:
         *,
         judge: Judge,
         changes: Changes,
-        leases: Leases,
+        table: LockTable,
         audit: AuditLog,
         publish: Callable[[AnyEvent], None],
         clock: Callable[[], int],
@@ -62,11 +66,12 @@ class Clerk:
     ) -> None:
         self._judge = judge
         self._changes = changes
-        self._leases = leases
+        self._leases = table.leases
         self._audit = audit
         self._publish = publish
         self._clock = clock
         self._wanted = wanted
+        self.folds = Folds(table, audit, self._record_again, clock)
         self._full = False
         self._waiting = 0  # requests made and not yet taken up
         self._closed = False
@@ -115,16 +120,18 @@ class Clerk:
             raise Draining from None
         self._waiting += 1
 
-    def answer_at_once(self, request: KnockRequest) -> bool:
-        """Answers a knock on the spot, where nobody waits whose turn would be before it.
+    @property
+    def at_leisure(self) -> bool:
+        """Whether nobody waits whose turn would be before that of the next caller."""
+        return not self._waiting and not self._closed
+
+    def decide_now(self, knock: Knock) -> tuple[Decision, int]:
+        """Decides on the spot, and gives the record's number as well; only when `at_leisure`.
 
         What the task would do in its next turn is done in this one: the same steps in the same
         order, without two turns of the loop between question and answer. Does not checkpoint.
         """
-        if self._waiting or self._closed:
-            return False
-        self._answer([request])
-        return True
+        return self._decided([knock])[0]
 
     def close(self) -> None:
         """Takes no more requests; those already made are answered. May be repeated."""
@@ -203,38 +210,48 @@ class Clerk:
                     request.wake()
 
     def _perform(self, request: ChangeRequest[object]) -> None:
+        self.folds.end()  # so that the record of what was granted comes before the change
         try:
             request.outcome = request.act()
         except Exception as fault:  # noqa: BLE001 - it is the caller's, and raised there
             request.fault = fault
         request.wake()
 
-    def _answer(self, knocks: list[KnockRequest]) -> None:
-        if not knocks:
+    def _answer(self, requests: list[KnockRequest]) -> None:
+        if not requests:
             return
-        now = self._clock()
-        entries: list[AuditEntry] = []
-        for request in knocks:
-            request.decision = decision = self._judge.decide(request.knock, now)
-            entries.append(entry_of(request.knock, decision))
-        try:
-            seq = self._audit.append(entries) - len(entries)
-        except AuditUnavailable as error:
-            for request in knocks:
-                path = self._judge.told(request.knock.path)
-                request.decision = denials.unrecorded(path, error.detail)
-        else:
-            for request in knocks:
-                seq += 1
-                request.seq = seq
-        wanted = self._wanted()
-        for request in knocks:
-            if wanted and request.seq and request.decision is not None:
-                self._publish(_event_of(request.knock, request.decision))
+        decided = self._decided([request.knock for request in requests])
+        for request, (decision, seq) in zip(requests, decided, strict=True):
+            request.decision, request.seq = decision, seq
             request.wake()
 
+    def _decided(self, knocks: list[Knock]) -> list[tuple[Decision, int]]:
+        """Decides and records; of what can't be recorded the number is 0, and it is denied."""
+        now = self._clock()
+        decisions = [self._judge.decide(knock, now) for knock in knocks]
+        try:
+            last = self._audit.append(list(map(entry_of, knocks, decisions)))
+        except AuditUnavailable as error:
+            return [
+                (denials.unrecorded(self._judge.told(knock.path), error.detail), 0)
+                for knock in knocks
+            ]
+        for knock, decision in zip(knocks, decisions, strict=True):
+            if knock.source == "gate" and type(decision) is Granted:
+                self.folds.begin(knock, decision)
+        if self._wanted():
+            for event in map(_event_of, knocks, decisions):
+                self._publish(event)
+        return list(zip(decisions, range(last - len(knocks) + 1, last + 1), strict=True))
 
-def entry_of(knock: Knock, decision: Decision) -> AuditEntry:
+    def _record_again(self, folds: Sequence[Fold]) -> None:
+        self._audit.append([entry_of(fold.knock, fold.granted, fold.again) for fold in folds])
+        if self._wanted():
+            for fold in folds:
+                self._publish(_event_of(fold.knock, fold.granted, fold.again))
+
+
+def entry_of(knock: Knock, decision: Decision, again: int = 0) -> AuditEntry:
     """The record of a knock and its answer; it says so where somebody knocked for an agent."""
     detail: dict[str, object] = {
         "operation": knock.operation,
@@ -247,6 +264,8 @@ def entry_of(knock: Knock, decision: Decision) -> AuditEntry:
         detail["call"], detail["pid"] = knock.call, knock.pid
     if knock.actor.kind != "agent":
         detail["onBehalf"] = True
+    if again:
+        detail["again"] = again
     return AuditEntry(
         actor=knock.actor,
         action=KNOCK_GRANTED if type(decision) is Granted else KNOCK_DENIED,
@@ -255,7 +274,7 @@ def entry_of(knock: Knock, decision: Decision) -> AuditEntry:
     )
 
 
-def _event_of(knock: Knock, decision: Decision) -> KnockDecided:
+def _event_of(knock: Knock, decision: Decision, again: int = 0) -> KnockDecided:
     return KnockDecided(
         id=knock.agent,
         operation=knock.operation,
@@ -264,4 +283,5 @@ def _event_of(knock: Knock, decision: Decision) -> KnockDecided:
         decision=decision,
         call=knock.call,
         pid=knock.pid,
+        again=again,
     )

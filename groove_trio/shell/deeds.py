@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -23,16 +23,16 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 _NO_NAME: Final = {".": errno.EINVAL, "..": errno.ENOTEMPTY, "/": errno.EBUSY}  # as rmdir(2)
 
 
-async def plan(held: Held) -> Plan:
+def plan(held: Held) -> Plan:
     """Plans what a caller asks for.
 
     Raises:
         OSError: The error that it gets without being decided on.
     """
-    return await _PLANS[held.deed.name](held)
+    return _PLANS[held.deed.name](held)
 
 
-async def _open(held: Held) -> Plan:
+def _open(held: Held) -> Plan:
     flags = held.number(0)
     if flags & os.O_PATH:
         return PROCEED
@@ -41,9 +41,10 @@ async def _open(held: Held) -> Plan:
     creates = bool(flags & os.O_CREAT)
     if creates and flags & os.O_DIRECTORY:
         raise failure(errno.EINVAL)
-    follow = not (flags & os.O_NOFOLLOW or (creates and flags & os.O_EXCL))
+    if creates and flags & os.O_EXCL:
+        return _create(held, held.name())
     try:
-        spot = await held.object(follow=follow)
+        spot = held.object(follow=not flags & os.O_NOFOLLOW)
     except Absent as absent:
         if not creates:
             raise
@@ -52,7 +53,7 @@ async def _open(held: Held) -> Plan:
         fault = error
     else:
         return _of_existing(spot, flags)
-    if creates and (await held.name()).slash:
+    if creates and (held.name()).slash:
         raise failure(errno.EISDIR) from fault  # whatever the slash is behind
     raise fault
 
@@ -78,28 +79,28 @@ def _create(held: Held, spot: Spot) -> Plan:
 
 def _check_open(spot: Spot, flags: int) -> None:
     """The errors of opening what is there, in the kernel's order."""
+    assert spot.mode is not None
+    kind = stat.S_IFMT(spot.mode)
     if flags & os.O_CREAT:
         if spot.slash:
             raise failure(errno.EISDIR)
-        if flags & os.O_EXCL:
-            raise failure(errno.EEXIST)
-        if spot.is_directory:
-            raise failure(errno.EISDIR)
-    if not spot.is_directory and (spot.slash or flags & os.O_DIRECTORY):
+    elif kind != stat.S_IFDIR and (spot.slash or flags & os.O_DIRECTORY):
         raise failure(errno.ENOTDIR)
-    if spot.is_link:
+    if kind == stat.S_IFREG:
+        return
+    if kind == stat.S_IFLNK:
         raise failure(errno.ELOOP)
-    if spot.is_directory:
+    if kind == stat.S_IFDIR:
         raise failure(errno.EISDIR)
-    if spot.mode is not None and stat.S_ISSOCK(spot.mode) and not spot.nameless:
+    if kind == stat.S_IFSOCK and not spot.nameless:
         raise failure(errno.ENXIO)
 
 
-async def _truncate(held: Held) -> Plan:
+def _truncate(held: Held) -> Plan:
     length = held.number(0)
     if length >= 1 << 63:
         raise failure(errno.EINVAL)
-    spot = await held.object()
+    spot = held.object()
     if spot.is_directory:
         raise failure(errno.EISDIR)
     if spot.mode is None or not stat.S_ISREG(spot.mode):
@@ -107,14 +108,14 @@ async def _truncate(held: Held) -> Plan:
     return Plan([("write", spot)], partial(perform.truncate, spot, length))
 
 
-async def _mkdir(held: Held) -> Plan:
-    spot = missing(await held.name())
+def _mkdir(held: Held) -> Plan:
+    spot = missing(held.name())
     mask = held.caller.umask()
     return Plan([("create", spot)], partial(perform.make_directory, spot, held.number(0), mask))
 
 
-async def _mknod(held: Held) -> Plan:
-    spot = missing(await held.name())
+def _mknod(held: Held) -> Plan:
+    spot = missing(held.name())
     if spot.slash:
         raise failure(errno.ENOENT)
     mask = held.caller.umask()
@@ -122,18 +123,18 @@ async def _mknod(held: Held) -> Plan:
     return Plan([("create", spot)], act)
 
 
-async def _symlink(held: Held) -> Plan:
+def _symlink(held: Held) -> Plan:
     target = held.caller.text(held.number(0))
     if not target:
         raise failure(errno.ENOENT)
-    spot = missing(await held.name())
+    spot = missing(held.name())
     if spot.slash:
         raise failure(errno.ENOENT)
     return Plan([("create", spot)], partial(perform.symlink, target, spot))
 
 
-async def _unlink(held: Held) -> Plan:
-    spot = await held.name()
+def _unlink(held: Held) -> Plan:
+    spot = held.name()
     directory = bool(held.number(0) & REMOVE_DIR)
     if not spot.is_name:
         raise failure(_NO_NAME[spot.name] if directory else errno.EISDIR)
@@ -145,12 +146,12 @@ async def _unlink(held: Held) -> Plan:
     return Plan([("delete", spot)], partial(perform.remove, spot, directory=directory))
 
 
-async def _rename(held: Held) -> Plan:
+def _rename(held: Held) -> Plan:
     flags = held.number(0)
     exclusive = flags & RENAME_EXCHANGE and flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)
     if exclusive or flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
         raise failure(errno.EINVAL)
-    old, new = await held.name(0), await held.name(1)
+    old, new = held.name(0), held.name(1)
     _check_rename(old, new, flags)
     return Plan([("rename", old), ("rename", new)], partial(perform.rename, old, new, flags))
 
@@ -178,9 +179,9 @@ def _check_rename(old: Spot, new: Spot, flags: int) -> None:
         raise failure(errno.EINVAL if exchange else errno.ENOTEMPTY)
 
 
-async def _link(held: Held) -> Plan:
-    old = await held.object()
-    new = missing(await held.name(1))
+def _link(held: Held) -> Plan:
+    old = held.object()
+    new = missing(held.name(1))
     if old.nameless or new.slash:
         raise failure(errno.ENOENT)
     if old.device != new.device:
@@ -189,17 +190,17 @@ async def _link(held: Held) -> Plan:
     return Plan([("write", old), ("create", new)], partial(perform.link, old, new))
 
 
-async def _leave(_: Held) -> Plan:
+def _leave(_: Held) -> Plan:
     return PROCEED
 
 
-async def _steer(held: Held) -> Plan:
+def _steer(held: Held) -> Plan:
     if not held.caller.steers(held.number(0), held.number(1)):
         raise failure(errno.EPERM)
     return PROCEED
 
 
-_PLANS: Final[dict[DeedName, Callable[[Held], Awaitable[Plan]]]] = {
+_PLANS: Final[dict[DeedName, Callable[[Held], Plan]]] = {
     "open": _open,
     "truncate": _truncate,
     "mkdir": _mkdir,

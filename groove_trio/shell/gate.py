@@ -20,7 +20,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -33,7 +33,7 @@ from groove_trio.shell.caller import Caller
 from groove_trio.shell.deeds import plan
 from groove_trio.shell.held import PROCEED, Held, Plan
 from groove_trio.shell.mounts import Mounts
-from groove_trio.shell.reach import Opened, Spot
+from groove_trio.shell.reach import Later, Opened, Spot
 from groove_trio.shell.seccomp import Notification, Notifications
 from groove_trio.shell.shared import Shared
 from groove_trio.shell.terminals import MULTIPLEXERS, TERMINALS, Terminals
@@ -68,8 +68,22 @@ _log = logging.getLogger("groove_trio")
 class Answers(Protocol):
     """The broker, as far as a gate is concerned."""
 
+    @property
+    def at_leisure(self) -> bool:
+        """Whether nobody waits whose turn would be before the gate's."""
+        ...
+
+    @property
+    def again(self) -> Callable[[AgentId, Operation, str, str, int], bool]:
+        """Whether a thread was just granted the very same; see `Folds.again`."""
+        ...
+
+    def decide_now(self, knock: Knock) -> tuple[Decision, int]:
+        """Decides at once, if `at_leisure`; gives the number of the record, 0 if there is none."""
+        ...
+
     async def decide(self, knock: Knock) -> tuple[Decision, int]:
-        """Decides; gives the number of the record, 0 if there is none."""
+        """As `decide_now`, when it is the gate's turn."""
         ...
 
     async def recorded(self, denied: Denied, seq: int) -> Denied:
@@ -113,9 +127,11 @@ class Gate:
     _commands: dict[int, str] = field(default_factory=dict[int, str])
     _forget_at: float = 0.0
     _actor: Actor = field(init=False)
+    _places: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._actor = agent_actor(self.agent)
+        self._places = tuple(f"{place}/" for place in self.own)
 
     async def run(self) -> None:
         """Answers until no process of the tree is left, or until cancelled."""
@@ -126,7 +142,7 @@ class Gate:
                 while (note := await self.notifications.receive()) is not None:
                     call = meant(calls[note.number], note.arguments)
                     if call.answer == "knock":
-                        await self._answer(note, call.name, nursery)
+                        self._answer(note, call.name, nursery)
                     else:
                         nursery.start_soon(self._refuse, note, call.name)
                     answered += 1
@@ -137,68 +153,111 @@ class Gate:
             self._terminals.close()
             self._shared.clear()
 
-    async def _answer(self, note: Notification, name: str, nursery: trio.Nursery) -> None:
-        """Plans one call and asks about it; then it is performed, here or in a task of its own."""
+    def _answer(self, note: Notification, name: str, nursery: trio.Nursery) -> None:
+        """Answers one call on the spot; a task of its own does, if somebody has to be waited for.
+
+        Until it is clear that nobody has to be, nothing is asked and nothing is done.
+        """
+        if not self.broker.at_leisure:
+            nursery.start_soon(self._answer_patiently, note, name)
+            return
         held = Held(Caller(note.pid), FORMS[name](note.arguments), self._names)
         asked = PROCEED
         try:
-            asked = await plan(held)
-            if not self.notifications.holds(note.id):
-                return
-            if held.deed.name == "leave":
-                self.left(held.caller.process())
-            denied, seq = await self._denied(held, asked, name)
-            if denied is not None:
-                nursery.start_soon(self._deny, note, denied, seq)
-            elif self._may_wait(asked):
-                nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
-            else:
-                self._perform(note, asked)
-        except OSError as error:
+            with unprivileged():
+                asked = plan(held)
+                if not self._is_held(note, held):
+                    return
+                for knock in self._knocks(held, asked, name):
+                    decision, seq = self._tried(knock) or self.broker.decide_now(knock)
+                    if type(decision) is Denied:
+                        nursery.start_soon(self._deny, note, decision, seq)
+                        return
+                if self._may_wait(asked):
+                    nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
+                else:
+                    self._perform(note, asked)
+        except Later:
+            nursery.start_soon(self._answer_patiently, note, name)
+        except Exception as error:  # noqa: BLE001 - one call's fault; the gate goes on
             if _is_early(error, asked):
                 nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
             else:
-                self.notifications.fail(note.id, error.errno or errno.EACCES)
-        except Exception:  # noqa: BLE001 - one call's fault; the gate goes on
-            _log.exception("a held %s could not be made out", name)
-            self.notifications.fail(note.id, errno.EACCES)
+                self._fail(note, name, error)
         finally:
             held.opened.close()
 
+    async def _answer_patiently(self, note: Notification, name: str) -> None:
+        """As `_answer`, by a task that can wait: for a disk, for its turn, for a peer."""
+        caller = Caller(note.pid, patient=True)
+        held = Held(caller, FORMS[name](note.arguments), self._names)
+        try:
+            asked = await trio.to_thread.run_sync(_plan_aside, held, limiter=self._threads)
+            if not self._is_held(note, held):
+                return
+            for knock in self._knocks(held, asked, name):
+                decision, seq = self._tried(knock) or await self.broker.decide(knock)
+                if type(decision) is Denied:
+                    await self._deny(note, decision, seq)
+                    return
+            await self._perform_patiently(note, asked, hand_on(held.opened))
+        except Exception as error:  # noqa: BLE001 - as in `_answer`
+            self._fail(note, name, error)
+        finally:
+            held.opened.close()
+
+    def _is_held(self, note: Notification, held: Held) -> bool:
+        """Whether all that was read was the caller's own, and nobody's who got its number."""
+        if not self.notifications.holds(note.id):
+            return False
+        if held.deed.name == "leave":
+            self.left(held.caller.process())
+        return True
+
+    def _fail(self, note: Notification, name: str, error: Exception) -> None:
+        """Lets the call fail as the kernel would have it, or as what can't be made out."""
+        if isinstance(error, OSError):
+            self.notifications.fail(note.id, error.errno or errno.EACCES)
+            return
+        _log.error("a held %s could not be made out", name, exc_info=error)
+        self.notifications.fail(note.id, errno.EACCES)
+
     # Asking
 
-    async def _denied(self, held: Held, asked: Plan, name: str) -> tuple[Denied | None, int]:
-        """The first denial among the questions and the number of its record; None: granted."""
+    def _knocks(self, held: Held, asked: Plan, name: str) -> Iterator[Knock]:
+        """What the broker is to be asked; when all is granted, the plan is ready."""
         itself = asked.itself
-        command = ""
         for operation, spot in asked.questions:
-            if self._is_nobodys(operation, spot):
-                itself = itself and not (_is_file(spot) or _is_terminal(spot))
+            path = spot.path
+            if spot.nameless or path.startswith("/dev/"):
+                if self._is_nobodys(operation, spot):
+                    itself = itself and not (_is_file(spot) or _is_terminal(spot))
+                    continue
+                if self._shared.permits(held.deed.name, operation, spot, asked.questions[0][1]):
+                    itself = False
+                    continue
+            itself = itself and path.startswith(self._places)
+            if self.broker.again(self.agent, operation, path, name, held.caller.pid):
                 continue
-            if self._shared.permits(held.deed.name, operation, spot, asked.questions[0][1]):
-                itself = False
-                continue
-            if self.testing and spot.path.startswith(f"{self.state}/canary-{self.agent}-"):
-                return _tried(spot.path), 0
-            itself = itself and self._is_own(spot)
-            command = command or self._command(held.caller)
-            knock = Knock(
+            yield Knock(
                 agent=self.agent,
                 operation=operation,
-                path=spot.path,
+                path=path,
                 actor=self._actor,
                 source="gate",
-                tool=command,
+                tool=self._command(held.caller),
                 call=name,
                 pid=held.caller.pid,
                 other=_other_end(asked, spot) if operation == "rename" else "",
             )
-            decision, seq = await self.broker.decide(knock)
-            if isinstance(decision, Denied):
-                return decision, seq
         if itself:
             asked.act = None
-        return None, 0
+
+    def _tried(self, knock: Knock) -> tuple[Decision, int] | None:
+        """What the launcher's own attempts get: they are on nobody's record but its own."""
+        if self.testing and knock.path.startswith(f"{self.state}/canary-{self.agent}-"):
+            return Denied(path=knock.path, rule="canary", reason="", way_out=""), 0
+        return None
 
     def _command(self, caller: Caller) -> str:
         now = trio.current_time()
@@ -218,9 +277,6 @@ class Gate:
         if operation != "write" or spot.mode is None or not stat.S_ISCHR(spot.mode):
             return False
         return spot.path in MULTIPLEXERS or spot.path in DEVICES or self._terminals.own(spot.path)
-
-    def _is_own(self, spot: Spot) -> bool:
-        return any(spot.path.startswith(f"{place}/") for place in self.own)
 
     async def _deny(self, note: Notification, denied: Denied, seq: int) -> None:
         """Lets the call fail, when that is on record, and not faster than is good."""
@@ -245,44 +301,46 @@ class Gate:
 
     def _may_wait(self, asked: Plan) -> bool:
         """Whether performing it may wait for somebody: a socket's peer, a file server."""
-        return asked.waits or (
-            asked.act is not None
-            and not all(self._mounts.local(spot.device) for _, spot in asked.questions)
-        )
+        if asked.waits or asked.act is None:
+            return asked.waits
+        return not all(self._mounts.local(spot.device) for _, spot in asked.questions)
 
     def _perform(self, note: Notification, asked: Plan) -> None:
         """Performs what waits for nobody."""
         if asked.act is None:
             self.notifications.proceed(note.id)
         else:
-            self._give(note, asked, self._act(asked))
-
-    def _act(self, asked: Plan) -> int | None:
-        assert asked.act is not None
-        with unprivileged():
-            return asked.act()
+            self._give(note, asked, asked.act())
 
     def _give(self, note: Notification, asked: Plan, result: int | None) -> None:
         if result is None:
             self.notifications.answer(note.id)
             return
         try:
-            if asked.questions[0][1].path in MULTIPLEXERS:
-                self._terminals.made(result)
-            elif self._shared.holds(asked.questions[0][1]):
-                self._shared.made(result)
+            path = asked.questions[0][1].path
+            if path.startswith("/dev/"):
+                self._note_device(path, result)
             close_on_exec = bool(asked.flags & os.O_CLOEXEC)
             self.notifications.hand_over(note.id, result, close_on_exec=close_on_exec)
         finally:
             os.close(result)
 
+    def _note_device(self, path: str, descriptor: int) -> None:
+        if path in MULTIPLEXERS:
+            self._terminals.made(descriptor)
+        elif self._shared.holds(path):
+            self._shared.made(descriptor)
+
     async def _perform_patiently(self, note: Notification, asked: Plan, opened: Opened) -> None:
         """Performs what may take long, as long as the caller waits for it."""
         try:
             while self.notifications.holds(note.id):
+                if asked.act is None:
+                    self.notifications.proceed(note.id)
+                    return
                 try:
                     result = await trio.to_thread.run_sync(
-                        self._act, asked, abandon_on_cancel=True, limiter=self._threads
+                        _act_aside, asked.act, abandon_on_cancel=True, limiter=self._threads
                     )
                 except OSError as error:
                     if not _is_early(error, asked):
@@ -291,11 +349,8 @@ class Gate:
                 else:
                     self._give(note, asked, result)
                     return
-        except OSError as error:
-            self.notifications.fail(note.id, error.errno or errno.EACCES)
-        except Exception:  # noqa: BLE001 - as in `_answer`
-            _log.exception("a held call could not be performed")
-            self.notifications.fail(note.id, errno.EACCES)
+        except Exception as error:  # noqa: BLE001 - as in `_answer`
+            self._fail(note, "call", error)
         finally:
             opened.close()
 
@@ -314,10 +369,10 @@ def hand_on(opened: Opened) -> Opened:
     return taken
 
 
-def _is_early(error: OSError, asked: Plan) -> bool:
+def _is_early(error: Exception, asked: Plan) -> bool:
     """Whether an open that may wait would have to: for a FIFO's reader, for a lease's holder."""
     waits = asked.flags and not asked.flags & os.O_NONBLOCK
-    return bool(waits) and error.errno in _NOT_YET
+    return bool(waits) and isinstance(error, OSError) and error.errno in _NOT_YET
 
 
 def _other_end(asked: Plan, spot: Spot) -> str:
@@ -333,6 +388,11 @@ def _is_terminal(spot: Spot) -> bool:
     return spot.path in MULTIPLEXERS or spot.path.startswith(TERMINALS)
 
 
-def _tried(path: str) -> Denied:
-    """What the launcher's own attempts get: they are on nobody's record but its own."""
-    return Denied(path=path, rule="canary", reason="", way_out="")
+def _plan_aside(held: Held) -> Plan:
+    with unprivileged():
+        return plan(held)
+
+
+def _act_aside(act: Callable[[], int | None]) -> int | None:
+    with unprivileged():
+        return act()

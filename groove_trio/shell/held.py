@@ -52,16 +52,16 @@ class Held:
     names: dict[bytes, int]
     opened: Opened = field(default_factory=Opened)
 
-    async def object(self, *, follow: bool = True) -> Spot:
+    def object(self, *, follow: bool = True) -> Spot:
         """What is where the call's first path leads."""
         where = self.deed.paths[0]
         if not where.address and self.caller.flags(where.directory) & os.O_PATH:
             raise failure(errno.EBADF)  # which only stands for a name
-        return await reach_object(self.caller, where, self.opened, follow=follow and where.follow)
+        return reach_object(self.caller, where, self.opened, follow=follow and where.follow)
 
-    async def name(self, index: int = 0) -> Spot:
+    def name(self, index: int = 0) -> Spot:
         """The name that one of the call's paths is."""
-        return await reach_name(self.caller, self.deed.paths[index], self.opened)
+        return reach_name(self.caller, self.deed.paths[index], self.opened)
 
     def number(self, index: int) -> int:
         """One of the deed's values."""

@@ -21,23 +21,23 @@ _SETFLAGS, _SETFLAGS_32, _FSSETXATTR = FILE_IOCTLS[:3]
 _IOCTL_SIZES: Final = {_SETFLAGS: 4, _SETFLAGS_32: 4, _FSSETXATTR: 28}
 
 
-async def chmod(held: Held) -> Plan:
+def chmod(held: Held) -> Plan:
     """Sets the permission bits."""
-    spot = await held.object()
+    spot = held.object()
     return Plan([("metadata", spot)], partial(perform.change_mode, spot, held.number(0)))
 
 
-async def chown(held: Held) -> Plan:
+def chown(held: Held) -> Plan:
     """Sets user and group."""
-    spot = await held.object()
+    spot = held.object()
     act = partial(perform.change_owner, spot, held.number(0), held.number(1))
     return Plan([("metadata", spot)], act)
 
 
-async def utime(held: Held) -> Plan:
+def utime(held: Held) -> Plan:
     """Sets the times."""
     times = _times(held)
-    spot = await held.object()
+    spot = held.object()
     return Plan([("metadata", spot)], partial(perform.change_times, spot, times))
 
 
@@ -57,25 +57,25 @@ def _times(held: Held) -> bytes | None:
     return struct.pack("=qqqq", a, a_micro * 1000, c, c_micro * 1000)
 
 
-async def setxattr(held: Held) -> Plan:
+def setxattr(held: Held) -> Plan:
     """Sets an extended attribute."""
     name_at, value_at, size, flags = (held.number(index) for index in range(4))
     if size > MAX_VALUE:
         raise failure(errno.E2BIG)
     name = os.fsencode(held.caller.text(name_at, MAX_NAME))
     value = held.caller.data(value_at, size) if size else b""
-    spot = await held.object()
+    spot = held.object()
     return Plan([("metadata", spot)], partial(perform.set_attribute, spot, name, value, flags))
 
 
-async def removexattr(held: Held) -> Plan:
+def removexattr(held: Held) -> Plan:
     """Removes an extended attribute."""
     name = os.fsencode(held.caller.text(held.number(0), MAX_NAME))
-    spot = await held.object()
+    spot = held.object()
     return Plan([("metadata", spot)], partial(perform.remove_attribute, spot, name))
 
 
-async def ioctl(held: Held) -> Plan:
+def ioctl(held: Held) -> Plan:
     """Sets a file's flags."""
     command, address = held.number(0), held.number(1)
     size = _IOCTL_SIZES.get(command)

@@ -11,8 +11,9 @@ What the walk refuses are magic links, those under ``/proc`` that are doors rath
 programs do use are taken for what they mean to the caller: ``/proc/self/fd/1``, which is where
 ``/dev/stdout`` and ``/dev/fd/1`` lead.
 
-The walk is told to use only what the kernel has at hand (RESOLVE_CACHED), so it never waits for
-a disk or a network on the event loop; where that does not do, it is repeated in a thread.
+On the event loop a walk uses only what the kernel has at hand (RESOLVE_CACHED), so it never waits
+for a disk or a network; where that does not do, it ends with `Later`, and is to be repeated in a
+thread by a `Caller` that is patient. It is made without the daemon's capabilities (`aside`).
 """
 
 from __future__ import annotations
@@ -23,13 +24,9 @@ import os
 import re
 import stat
 import struct
-from contextlib import suppress
-
-import trio
 
 from groove_trio.rules.calls import EMPTY_PATH, Where
-from groove_trio.shell.aside import unprivileged
-from groove_trio.shell.caller import BORROWED, Caller
+from groove_trio.shell.caller import BORROWED, ENCODING, Caller
 
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
@@ -115,6 +112,10 @@ class Spot:
         return self.mode is not None and stat.S_ISDIR(self.mode)
 
 
+class Later(Exception):
+    """The walk has to wait, so it is not for the event loop."""
+
+
 class Absent(FileNotFoundError):
     """Nothing is there; `spot` is where it would be."""
 
@@ -139,8 +140,8 @@ class Opened(list[int]):
             os.close(descriptor)
 
 
-async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: bool) -> Spot:
-    """Walks to what is there. Checkpoints only where the walk has to wait.
+def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: bool) -> Spot:
+    """Walks to what is there.
 
     Args:
         caller: Who means it.
@@ -150,37 +151,28 @@ async def reach_object(caller: Caller, where: Where, opened: Opened, *, follow: 
 
     Raises:
         Absent: Nothing is there, and could be.
+        Later: It would have to wait.
         OSError: With the error number that the call gets.
     """
     path = _text(caller, where)
     if not path:
         return of_descriptor(caller, where.directory, opened)
     start = -1 if path[0] == "/" else opened.keep(caller.directory(where.directory))
-    try:
-        itself = opened.keep(await _walk_to_object(caller, start, path, opened, follow=follow))
-    except Absent:
-        raise
-    except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ELOOP}:
-            raise
-        itself, number = -1, error.errno
-    else:
-        number = 0
-    if number == errno.ENOENT:
-        return await _of_its_own(caller, start, path, opened, follow=follow)
-    if number == errno.ELOOP:
-        follow = follow or path.endswith("/")
-        return await _through_links(caller, start, path, opened, follow=follow)
+    how = _TO_OBJECT if follow else _TO_LINK
+    itself = _step(start, path, how.patient if caller.patient else how.cached)
+    if itself < 0:
+        return _by_another_way(caller, start, path, opened, follow=follow)
+    opened.append(itself)
     spot = _of(itself)
     if spot.path.startswith("/proc/"):  # of whose process, that is the question
-        return await _through_links(caller, start, path, opened, follow=follow)
+        return _through_links(caller, start, path, opened, follow=follow)
     if spot.nameless:
         raise _error(errno.ENOENT)  # it was removed while we walked
     spot.slash = path[-1] == "/" and _split(path)[2]
     return spot
 
 
-async def reach_name(caller: Caller, where: Where, opened: Opened) -> Spot:
+def reach_name(caller: Caller, where: Where, opened: Opened) -> Spot:
     """Walks to a name, whether there is something or not; a link there is not followed.
 
     As `reach_object` otherwise.
@@ -189,26 +181,32 @@ async def reach_name(caller: Caller, where: Where, opened: Opened) -> Spot:
     if not path:
         return of_descriptor(caller, where.directory, opened)
     start = -1 if path[0] == "/" else opened.keep(caller.directory(where.directory))
-    return await _through_links(caller, start, path, opened, follow=False)
+    return _through_links(caller, start, path, opened, follow=False)
 
 
-async def reach_path(
-    caller: Caller, directory: int, path: str, opened: Opened, *, follow: bool
-) -> Spot:
+def reach_path(caller: Caller, directory: int, path: str, opened: Opened, *, follow: bool) -> Spot:
     """Walks to a name that was read already, as `reach_name`; `follow` goes on through links."""
     if not path:
         raise _error(errno.ENOENT)
     start = -1 if path[0] == "/" else opened.keep(caller.directory(directory))
-    return await _through_links(caller, start, path, opened, follow=follow)
+    return _through_links(caller, start, path, opened, follow=follow)
 
 
-async def _of_its_own(
-    caller: Caller, start: int, path: str, opened: Opened, *, follow: bool
-) -> Spot:
-    """What is not there for us, as ``/dev/fd/63``, may be there for the caller."""
-    spot = await _through_links(caller, start, path, opened, follow=follow)
-    if spot.itself < 0 <= spot.parent:
+def _by_another_way(caller: Caller, start: int, path: str, opened: Opened, *, follow: bool) -> Spot:
+    """Where the kernel's walk ended: at nothing, a magic link, or what is not at hand."""
+    number = ctypes.get_errno()
+    if number == errno.ELOOP:
+        follow = follow or path.endswith("/")
+        return _through_links(caller, start, path, opened, follow=follow)
+    if number not in {errno.ENOENT, errno.EAGAIN}:
+        raise _error(number)
+    # What is not there for us, as ``/dev/fd/63``, may be there for the caller. And what is not at
+    # hand is mostly a new name, of which its directory knows.
+    spot = _through_links(caller, start, path, opened, follow=follow)
+    if spot.mode is None or (number == errno.ENOENT and spot.itself < 0 <= spot.parent):
         raise Absent(spot)
+    if number == errno.EAGAIN:
+        raise Later
     return spot
 
 
@@ -254,22 +252,19 @@ def _is_at(path: str, told: os.stat_result) -> bool:
         return False
 
 
-async def _through_links(
-    caller: Caller, start: int, path: str, opened: Opened, *, follow: bool
-) -> Spot:
+def _through_links(caller: Caller, start: int, path: str, opened: Opened, *, follow: bool) -> Spot:
     """Walks to the directory and looks at the last name, from link to link."""
     for _ in range(MAX_LINKS):
         above, name, slash = _split(path)
         is_name = name not in _SELF
-        parent = opened.keep(await _walk(start, above, _TO_DIRECTORY))
+        parent = opened.keep(_walk(caller, start, above))
         place = os.readlink(f"/proc/self/fd/{parent}")
         if place.startswith("/proc/") and (own := _OWN.match(place)) is not None:
             spot = _own_descriptor(caller, int(own[1]), name, opened)
             return spot if follow else _link_in_proc(f"{place}/{name}", parent)
         mode = _mode_of(parent, name if is_name else ".")
         if mode is not None and stat.S_ISLNK(mode) and follow:
-            with unprivileged():
-                start, path = parent, os.readlink(name, dir_fd=parent) + "/" * slash
+            start, path = parent, os.readlink(name, dir_fd=parent) + "/" * slash
             continue
         told = os.fstat(parent)
         if told.st_nlink == 0:
@@ -292,41 +287,25 @@ def _split(path: str) -> tuple[str, str, bool]:
     return (above or "/") if "/" in plain else ".", name, plain != path
 
 
-async def _walk_to_object(
-    caller: Caller, start: int, path: str, opened: Opened, *, follow: bool
-) -> int:
-    how = _TO_OBJECT if follow else _TO_LINK
-    with suppress(BlockingIOError):
-        return _step(start, os.fsencode(path), how.cached)
-    # Mostly it is a new name. Of that its directory knows, which takes no thread.
-    spot = await _through_links(caller, start, path, opened, follow=follow)
-    if spot.mode is None:
-        raise Absent(spot)
-    return await _walk(start, path, how)
-
-
-async def _walk(start: int, path: str, how: _How) -> int:
-    name = os.fsencode(path)
-    try:
-        return _step(start, name, how.cached)
-    except BlockingIOError:
-        return await trio.to_thread.run_sync(_step, start, name, how.patient)
-
-
-def _step(start: int, name: bytes, how: bytes) -> int:
-    """One walk of the kernel's. BlockingIOError: there would be something to wait for."""
-    with unprivileged():
-        found: int = _syscall(_OPENAT2, start, name, how, _SIZE)
-        number = ctypes.get_errno()
+def _walk(caller: Caller, start: int, path: str) -> int:
+    """Walks to a directory."""
+    how = _TO_DIRECTORY
+    found = _step(start, path, how.patient if caller.patient else how.cached)
     if found < 0:
-        raise _error(number)
+        number = ctypes.get_errno()
+        raise Later if number == errno.EAGAIN else _error(number)
+    return found
+
+
+def _step(start: int, path: str, how: bytes) -> int:
+    """One walk of the kernel's; negative, and the error in `ctypes.get_errno`, where it ends."""
+    found: int = _syscall(_OPENAT2, start, path.encode(*ENCODING), how, _SIZE)
     return found
 
 
 def _mode_of(parent: int, name: str) -> int | None:
     try:
-        with unprivileged():
-            return os.lstat(name, dir_fd=parent).st_mode
+        return os.lstat(name, dir_fd=parent).st_mode
     except FileNotFoundError:
         return None
 

@@ -28,6 +28,7 @@ _NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # id, pid, flags; number, architectu
 _ANSWER = struct.Struct("=QqiI")  # id, value, error, flags
 _DESCRIPTOR = struct.Struct("=QIIII")  # id, flags, source, target, its flags
 _ID = struct.Struct("=Q")
+_BLANK = bytes(_NOTIFICATION.size)
 
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _ADD_AND_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND
@@ -48,15 +49,10 @@ class _Span(ctypes.Structure):  # struct timespec
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-_AT_ONCE = _Span(0, 0)
-_LINGER = _Span(0, LINGER_NS)
+_SPANS = _Span(0, 0), _Span(0, LINGER_NS)
+_AT_ONCE, _LINGER = map(ctypes.addressof, _SPANS)
 _ppoll = _libc.ppoll
-_ppoll.argtypes = (
-    ctypes.POINTER(_Awaited),
-    ctypes.c_ulong,
-    ctypes.POINTER(_Span),
-    ctypes.c_void_p,
-)
+_ppoll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_void_p)
 
 
 class Notification(NamedTuple):
@@ -71,11 +67,13 @@ class Notification(NamedTuple):
 class Notifications:
     """The receiving end. Owns the descriptor; close it, and held calls fail with ENOSYS."""
 
-    __slots__ = ("_answered", "_awaited", "_descriptor")
+    __slots__ = ("_answered", "_awaited", "_buffer", "_descriptor", "_where")
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._awaited = _Awaited(descriptor, select.POLLIN, 0)
+        self._where = ctypes.addressof(self._awaited)
+        self._buffer = bytearray(_NOTIFICATION.size)
         self._answered = False
         # The caller goes on where we run, which spares waking another processor: both take turns.
         with suppress(OSError):
@@ -116,18 +114,19 @@ class Notifications:
         """
         wait = _LINGER if self._answered else _AT_ONCE
         self._answered = False
-        return bool(_ppoll(self._awaited, 1, wait, None) > 0)
+        return bool(_ppoll(self._where, 1, wait, None) > 0)
 
     def _take(self) -> Notification | None:
-        buffer = bytearray(_NOTIFICATION.size)
+        buffer = self._buffer
+        buffer[:] = _BLANK  # the kernel insists
         try:
             fcntl.ioctl(self._descriptor, RECEIVE, buffer)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.EINTR}:  # the caller was killed meanwhile
                 return None
             raise
-        number, pid, _, call, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-        return Notification(number, pid, call, tuple(arguments))
+        told = _NOTIFICATION.unpack(buffer)
+        return Notification(told[0], told[1], told[3], told[6:])
 
     def holds(self, hold: int) -> bool:
         """Whether the caller is still held: what was read of its pid was its own then."""

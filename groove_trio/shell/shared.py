@@ -34,11 +34,12 @@ class Shared:
 
     def __init__(self, place: str = PLACE) -> None:
         self._place = place
+        self._beneath = f"{place}/"
         self._made: set[tuple[int, int]] = set()
 
-    def holds(self, spot: Spot) -> bool:
+    def holds(self, path: str) -> bool:
         """Whether a path is of this kind, whosever it is."""
-        return spot.path.rpartition("/")[0] == self._place
+        return path.startswith(self._beneath) and "/" not in path[len(self._beneath) :]
 
     def permits(self, deed: DeedName, operation: Operation, spot: Spot, first: Spot) -> bool:
         """Whether an agent may do something there without asking.
@@ -49,7 +50,7 @@ class Shared:
             spot: On what.
             first: On what the first operation of the deed is; of a link, the file.
         """
-        if not self.holds(spot):
+        if not self.holds(spot.path):
             return False
         if spot.mode is not None:
             return operation != "rename" and self._is_own(spot)

@@ -41,7 +41,9 @@ class Tape:
         self._segment_bytes = segment_bytes
         self._done_with: list[int] = []  # descriptors of segments before this one
         ensure_private_dir(directory)
+        self._above = directory.parent.parent
         self._directory_fd = _lock(directory)
+        self._above_fd = os.open(self._above, os.O_PATH | os.O_CLOEXEC)
         try:
             segments = list_segments(directory)
             for path in segments:
@@ -49,6 +51,7 @@ class Tape:
             self.tail = find_tail(segments)
             self._open(int(segments[-1].stem) if segments else 1)
         except BaseException:
+            os.close(self._above_fd)
             os.close(self._directory_fd)
             raise
 
@@ -61,7 +64,8 @@ class Tape:
         except BaseException:
             os.close(descriptor)
             raise
-        self._fd, self._number, self._path = descriptor, number, path
+        self._fd, self._number = descriptor, number
+        self._name = str(path.relative_to(self._above))
         self._file, self._size = (status.st_dev, status.st_ino), status.st_size
 
     @property
@@ -87,7 +91,7 @@ class Tape:
     def _check(self) -> None:
         """Raises where the file is not, or not only, what was written here; takes about 2 µs."""
         try:
-            found = os.lstat(self._path)
+            found = os.lstat(self._name, dir_fd=self._above_fd)
         except FileNotFoundError as error:
             raise OSError(errno.ESTALE, "the log's file was removed") from error
         if (found.st_dev, found.st_ino) != self._file or found.st_size != self._size:
@@ -119,7 +123,7 @@ class Tape:
         """Syncs if the disk lets it, and lets another process write."""
         with suppress(OSError):
             self.sync()
-        for descriptor in (*self._done_with, self._fd, self._directory_fd):
+        for descriptor in (*self._done_with, self._fd, self._above_fd, self._directory_fd):
             with suppress(OSError):
                 os.close(descriptor)
 

@@ -73,7 +73,8 @@ class OutputAppended(Event):
 class KnockDecided(Event):
     """One knock and its decision.
 
-    At the gate, thread `pid` of the program `tool` makes the system call `call`.
+    At the gate, thread `pid` of the program `tool` makes the system call `call`. What it was
+    granted comes `again` so many times within a second, and is told of once more then.
     """
 
     id: AgentId
@@ -83,6 +84,7 @@ class KnockDecided(Event):
     decision: Decision
     call: str = ""
     pid: int = 0
+    again: int = 0
 
 
 class CallRefused(Event):

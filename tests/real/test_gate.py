@@ -234,7 +234,7 @@ async def test_on_a_file_system_that_may_take_long_all_is_the_same(
         )
         lines = await ended(groove, agent)
         assert lines == ["EACCES EEXIST ENOTEMPTY", "ENOENT text", "0o40750"]
-        assert threads.count("_act") == 7  # what was denied or failed before is not performed
+        assert threads.count("_act_aside") == 7  # what was denied or failed before is not performed
         y = groove.project / "src/d/y"
         assert (y.read_text(), y.stat().st_mode & 0o777) == ("", 0o600)
 

@@ -39,9 +39,9 @@ class Spots:
         self.place = place
         self.opened = Opened()
 
-    async def name(self, name: str) -> Spot:
+    def name(self, name: str) -> Spot:
         caller = Caller(os.getpid())
-        return await reach_path(caller, CWD, f"{self.place}/{name}", self.opened, follow=False)
+        return reach_path(caller, CWD, f"{self.place}/{name}", self.opened, follow=False)
 
     def object(self, name: str) -> Spot:
         flags = os.O_PATH | os.O_NOFOLLOW
@@ -83,26 +83,26 @@ MASKS = [
 
 
 @pytest.mark.parametrize(("mode", "mask", "left"), MASKS)
-async def test_the_callers_mask_is_what_counts(
+def test_the_callers_mask_is_what_counts(
     mode: int, mask: int, left: int, spots: Spots, our_umask: int
 ) -> None:
-    file = perform.open_new(await spots.name("file"), os.O_WRONLY, mode, mask)
+    file = perform.open_new(spots.name("file"), os.O_WRONLY, mode, mask)
     os.close(file)
-    perform.make_directory(await spots.name("directory"), mode, mask)
-    perform.make_node(await spots.name("fifo"), stat.S_IFIFO | mode, 0, mask)
+    perform.make_directory(spots.name("directory"), mode, mask)
+    perform.make_node(spots.name("fifo"), stat.S_IFIFO | mode, 0, mask)
     assert mode_of(spots.place / "file") == left
     assert mode_of(spots.place / "directory") == left & 0o1777
     assert mode_of(spots.place / "fifo") == left
     assert perform.umask() == our_umask
 
 
-async def test_what_is_made_where_the_group_is_inherited_inherits_it(
+def test_what_is_made_where_the_group_is_inherited_inherits_it(
     spots: Spots, our_umask: int
 ) -> None:
     os.chmod(spots.place, 0o2775)
-    perform.make_directory(await spots.name("directory"), 0o777, 0)
+    perform.make_directory(spots.name("directory"), 0o777, 0)
     assert mode_of(spots.place / "directory") == 0o2777
-    os.close(perform.open_new(await spots.name("file"), os.O_WRONLY, 0o666, 0))
+    os.close(perform.open_new(spots.name("file"), os.O_WRONLY, 0o666, 0))
     assert mode_of(spots.place / "file") == 0o666
     assert os.stat(spots.place / "file").st_gid == os.stat(spots.place).st_gid
 
@@ -118,8 +118,8 @@ async def test_what_is_made_where_the_group_is_inherited_inherits_it(
         os.O_RDWR | os.O_DSYNC | os.O_NOATIME | os.O_APPEND,
     ],
 )
-async def test_a_descriptor_has_the_flags_that_were_asked_for(flags: int, spots: Spots) -> None:
-    new = perform.open_new(await spots.name("x"), flags | os.O_CREAT, 0o600, 0)
+def test_a_descriptor_has_the_flags_that_were_asked_for(flags: int, spots: Spots) -> None:
+    new = perform.open_new(spots.name("x"), flags | os.O_CREAT, 0o600, 0)
     itself = os.open(spots.place / "x", flags)
     again = perform.open_existing(spots.object("x"), flags | os.O_CREAT | os.O_NOCTTY)
     try:
@@ -132,7 +132,7 @@ async def test_a_descriptor_has_the_flags_that_were_asked_for(flags: int, spots:
             os.close(descriptor)
 
 
-async def test_an_open_truncates_if_told_so_and_only_then(spots: Spots) -> None:
+def test_an_open_truncates_if_told_so_and_only_then(spots: Spots) -> None:
     (spots.place / "x").write_text("12345")
     os.close(perform.open_existing(spots.object("x"), os.O_WRONLY))
     assert (spots.place / "x").read_text() == "12345"
@@ -142,7 +142,7 @@ async def test_an_open_truncates_if_told_so_and_only_then(spots: Spots) -> None:
     assert (spots.place / "x").read_bytes() == b"\0\0\0"
 
 
-async def test_a_fifo_without_a_reader_is_not_waited_for(spots: Spots) -> None:
+def test_a_fifo_without_a_reader_is_not_waited_for(spots: Spots) -> None:
     os.mkfifo(spots.place / "fifo")
     with refused(errno.ENXIO):
         perform.open_existing(spots.object("fifo"), os.O_WRONLY)
@@ -155,7 +155,7 @@ async def test_a_fifo_without_a_reader_is_not_waited_for(spots: Spots) -> None:
         os.close(writing)
 
 
-async def test_a_lease_is_not_waited_for(spots: Spots) -> None:
+def test_a_lease_is_not_waited_for(spots: Spots) -> None:
     (spots.place / "x").write_text("")
     with open(spots.place / "x") as file:
         before = signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -168,11 +168,11 @@ async def test_a_lease_is_not_waited_for(spots: Spots) -> None:
             signal.signal(signal.SIGIO, before)
 
 
-async def test_what_is_there_by_now_is_not_opened_as_new(spots: Spots) -> None:
+def test_what_is_there_by_now_is_not_opened_as_new(spots: Spots) -> None:
     outside = spots.place / "outside"
     outside.write_text("secret")
     for there in ("file", "link", "dangling"):
-        spot = await spots.name(f"new-{there}")
+        spot = spots.name(f"new-{there}")
         {
             "file": lambda path: path.write_text("theirs"),
             "link": lambda path: path.symlink_to(outside),
@@ -184,11 +184,11 @@ async def test_what_is_there_by_now_is_not_opened_as_new(spots: Spots) -> None:
     assert not (spots.place / "nowhere").exists()
 
 
-async def test_a_swapped_name_is_not_worked_on(spots: Spots) -> None:
+def test_a_swapped_name_is_not_worked_on(spots: Spots) -> None:
     """A name that was a file and is a link by now: of another kind, so nothing is done."""
     outside = spots.place / "outside"
     outside.mkdir(mode=0o700)
-    spot = await spots.name("x")
+    spot = spots.name("x")
     (spots.place / "x").write_text("")
     spot.mode = os.lstat(spots.place / "x").st_mode
     os.unlink(spots.place / "x")
@@ -203,33 +203,33 @@ async def test_a_swapped_name_is_not_worked_on(spots: Spots) -> None:
     assert mode_of(outside) == 0o700
 
 
-async def test_names_are_moved_linked_and_removed(spots: Spots) -> None:
+def test_names_are_moved_linked_and_removed(spots: Spots) -> None:
     place = spots.place
     (place / "a").write_text("a")
     (place / "b").write_text("b")
     (place / "to-a").symlink_to("a")
     with pytest.raises(FileExistsError):
-        perform.rename(await spots.name("a"), await spots.name("b"), 1)
-    perform.rename(await spots.name("a"), await spots.name("b"), 2)
+        perform.rename(spots.name("a"), spots.name("b"), 1)
+    perform.rename(spots.name("a"), spots.name("b"), 2)
     assert ((place / "a").read_text(), (place / "b").read_text()) == ("b", "a")
-    perform.rename(await spots.name("a"), await spots.name("c\n\udcff"), 0)
+    perform.rename(spots.name("a"), spots.name("c\n\udcff"), 0)
     assert os.listdir(os.fsencode(place)).count(b"c\n\xff") == 1
-    perform.link(spots.object("b"), await spots.name("hard"))
+    perform.link(spots.object("b"), spots.name("hard"))
     assert os.stat(place / "hard").st_nlink == 2
-    perform.link(spots.object("to-a"), await spots.name("second"))
+    perform.link(spots.object("to-a"), spots.name("second"))
     assert os.readlink(place / "second") == "a"
-    perform.symlink("b", await spots.name("third"))
+    perform.symlink("b", spots.name("third"))
     assert (place / "third").read_text() == "a"
-    perform.remove(await spots.name("third"), directory=False)
+    perform.remove(spots.name("third"), directory=False)
     assert (place / "b").exists()
     assert not os.path.lexists(place / "third")
-    perform.make_directory(await spots.name("d"), 0o755, 0)
+    perform.make_directory(spots.name("d"), 0o755, 0)
     with pytest.raises(IsADirectoryError):
-        perform.remove(await spots.name("d"), directory=False)
-    perform.remove(await spots.name("d"), directory=True)
+        perform.remove(spots.name("d"), directory=False)
+    perform.remove(spots.name("d"), directory=True)
 
 
-async def test_what_is_told_of_a_file_is_changed_and_of_a_link_as_the_kernel_does(
+def test_what_is_told_of_a_file_is_changed_and_of_a_link_as_the_kernel_does(
     spots: Spots,
 ) -> None:
     place = spots.place
@@ -248,7 +248,7 @@ async def test_what_is_told_of_a_file_is_changed_and_of_a_link_as_the_kernel_doe
     perform.change_owner(spots.object("x"), -1, os.getegid())
 
 
-async def test_attributes_are_set_and_removed(spots: Spots) -> None:
+def test_attributes_are_set_and_removed(spots: Spots) -> None:
     file = spots.place / "x"
     file.write_text("")
     try:
@@ -263,11 +263,11 @@ async def test_attributes_are_set_and_removed(spots: Spots) -> None:
     assert os.listxattr(file) == ["user.b"]
 
 
-async def test_a_socket_is_bound_and_reached_through_descriptors(spots: Spots) -> None:
+def test_a_socket_is_bound_and_reached_through_descriptors(spots: Spots) -> None:
     deep = spots.place / ("d" * 200)  # too long for an address, if it were said as it is
     deep.mkdir()
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
-        perform.bind_path(listener.fileno(), await spots.name(f"{deep.name}/s"), 0o077)
+        perform.bind_path(listener.fileno(), spots.name(f"{deep.name}/s"), 0o077)
         assert mode_of(deep / "s") == 0o700
         listener.listen()
         perform.connect_path(client.fileno(), spots.object(f"{deep.name}/s"))
@@ -276,8 +276,8 @@ async def test_a_socket_is_bound_and_reached_through_descriptors(spots: Spots) -
             assert accepted.recv(1) == b"x"
 
 
-async def test_no_device_is_made_without_the_capability(spots: Spots) -> None:
-    spot = await spots.name("null")
+def test_no_device_is_made_without_the_capability(spots: Spots) -> None:
+    spot = spots.name("null")
     with pytest.raises(PermissionError), unprivileged():
         perform.make_node(spot, stat.S_IFCHR | 0o600, os.makedev(1, 3), 0)
 

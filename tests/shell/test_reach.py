@@ -8,17 +8,19 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from groove_trio.rules.calls import CWD, EMPTY_PATH, Where
+from groove_trio.shell.aside import unprivileged
 from groove_trio.shell.caller import PAGE, Caller
 from groove_trio.shell.reach import (
     MAX_LINKS,
     Absent,
+    Later,
     Opened,
     Spot,
     of_descriptor,
@@ -51,13 +53,21 @@ class Walker:
         self._kept.append(text)
         return Where(at, ctypes.addressof(text), flags)
 
-    async def object(
-        self, path: str | os.PathLike[str], at: int = CWD, *, follow: bool = True
-    ) -> Spot:
-        return await reach_object(self.caller, self.where(path, at), self.opened, follow=follow)
+    def object(self, path: str | os.PathLike[str], at: int = CWD, *, follow: bool = True) -> Spot:
+        where = self.where(path, at)
+        return self.walk(lambda caller: reach_object(caller, where, self.opened, follow=follow))
 
-    async def name(self, path: str | os.PathLike[str], at: int = CWD) -> Spot:
-        return await reach_name(self.caller, self.where(path, at), self.opened)
+    def name(self, path: str | os.PathLike[str], at: int = CWD) -> Spot:
+        where = self.where(path, at)
+        return self.walk(lambda caller: reach_name(caller, where, self.opened))
+
+    def walk(self, way: Callable[[Caller], Spot]) -> Spot:
+        """As the gate has it walked: with what is at hand, and with all it takes else."""
+        with unprivileged():
+            try:
+                return way(self.caller)
+            except Later:
+                return way(Caller(os.getpid(), patient=True))
 
 
 def descriptors() -> set[str]:
@@ -107,11 +117,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("src/", "src"),
     ],
 )
-async def test_objects_are_reached_as_the_kernel_would(
+def test_objects_are_reached_as_the_kernel_would(
     said: str, meant: str, place: Path, walker: Walker
 ) -> None:
     for path in (said, f"{place}/{said}"):
-        spot = await walker.object(path)
+        spot = walker.object(path)
         assert spot.path == os.path.normpath(place / meant)
         assert os.path.samestat(os.fstat(spot.itself), os.stat(place / meant))
         assert spot.mode == os.stat(place / meant).st_mode
@@ -135,58 +145,54 @@ async def test_objects_are_reached_as_the_kernel_would(
         ("/proc/1/fd/0", errno.EACCES),
     ],
 )
-async def test_what_leads_nowhere_says_so(
-    said: str, number: int, place: Path, walker: Walker
-) -> None:
+def test_what_leads_nowhere_says_so(said: str, number: int, place: Path, walker: Walker) -> None:
     with refused(number):
-        await walker.object(said)
+        walker.object(said)
 
 
-async def test_where_nothing_is_the_place_is_told(place: Path, walker: Walker) -> None:
+def test_where_nothing_is_the_place_is_told(place: Path, walker: Walker) -> None:
     for said, meant in (("src/new", "docs/fresh"), ("src/fresh", "src/fresh")):
         with pytest.raises(Absent) as absent:
-            await walker.object(said)
+            walker.object(said)
         spot = absent.value.spot
         assert (spot.path, spot.mode, spot.itself) == (str(place / meant), None, -1)
         assert os.path.samestat(os.fstat(spot.parent), os.stat((place / meant).parent))
 
 
-async def test_names_are_not_followed_not_even_before_a_slash(place: Path, walker: Walker) -> None:
-    spot = await walker.name("src/to-docs")
+def test_names_are_not_followed_not_even_before_a_slash(place: Path, walker: Walker) -> None:
+    spot = walker.name("src/to-docs")
     assert (spot.path, spot.name, spot.slash) == (f"{place}/src/to-docs", "to-docs", False)
     assert spot.is_link
-    spot = await walker.name("src/to-docs/")
+    spot = walker.name("src/to-docs/")
     assert (spot.path, spot.slash) == (f"{place}/src/to-docs", True)
     assert spot.is_link
-    spot = await walker.name("src/to-docs/fresh")
+    spot = walker.name("src/to-docs/fresh")
     assert (spot.path, spot.mode) == (f"{place}/docs/fresh", None)
 
 
 @pytest.mark.parametrize(("said", "name"), [(".", "."), ("src/..", ".."), ("/", "/"), ("//", "/")])
-async def test_what_is_no_name_is_known_for_it(
-    said: str, name: str, place: Path, walker: Walker
-) -> None:
-    spot = await walker.name(said)
+def test_what_is_no_name_is_known_for_it(said: str, name: str, place: Path, walker: Walker) -> None:
+    spot = walker.name(said)
     assert (spot.name, spot.is_name, spot.is_directory) == (name, False, True)
     assert spot.path == os.path.realpath(said)
 
 
-async def test_a_link_to_a_link_is_followed_forty_times(place: Path, walker: Walker) -> None:
+def test_a_link_to_a_link_is_followed_forty_times(place: Path, walker: Walker) -> None:
     for number in range(MAX_LINKS + 1):
         (place / f"l{number + 1}").symlink_to(f"l{number}")
     with pytest.raises(Absent) as absent:
-        await walker.object(f"l{MAX_LINKS - 1}")
+        walker.object(f"l{MAX_LINKS - 1}")
     assert absent.value.spot.path == f"{place}/l0"
     with refused(errno.ELOOP):
-        await walker.object(f"l{MAX_LINKS + 1}")
+        walker.object(f"l{MAX_LINKS + 1}")
 
 
 @pytest.mark.parametrize(
     "name", ["new\nline", "\udcff\udcfe", "nät", " ", "x (deleted)", "n" * 255]
 )
-async def test_any_name_is_reached(name: str, place: Path, walker: Walker) -> None:
+def test_any_name_is_reached(name: str, place: Path, walker: Walker) -> None:
     (place / name).write_text("x")
-    for spot in (await walker.object(name), await walker.name(name)):
+    for spot in (walker.object(name), walker.name(name)):
         assert spot.path == f"{place}/{name}"
         assert not spot.nameless
     with open(name) as file:
@@ -194,28 +200,26 @@ async def test_any_name_is_reached(name: str, place: Path, walker: Walker) -> No
         assert (spot.path, spot.nameless) == (f"{place}/{name}", False)
 
 
-async def test_the_callers_own_descriptors_are_meant(place: Path, walker: Walker) -> None:
+def test_the_callers_own_descriptors_are_meant(place: Path, walker: Walker) -> None:
     directory = os.open("src", os.O_RDONLY)
     try:
-        assert (await walker.object("x", directory)).path == f"{place}/src/x"
-        assert (await walker.object(f"/proc/self/fd/{directory}")).path == f"{place}/src"
-        assert (await walker.object(f"/dev/fd/{directory}")).path == f"{place}/src"
+        assert (walker.object("x", directory)).path == f"{place}/src/x"
+        assert (walker.object(f"/proc/self/fd/{directory}")).path == f"{place}/src"
+        assert (walker.object(f"/dev/fd/{directory}")).path == f"{place}/src"
         where = walker.where("", directory, EMPTY_PATH)
-        spot = await reach_object(walker.caller, where, walker.opened, follow=True)
+        spot = reach_object(walker.caller, where, walker.opened, follow=True)
         assert spot.path == f"{place}/src"
-        assert (await walker.object(f"/proc/self/fd/{directory}", follow=False)).is_link
+        assert (walker.object(f"/proc/self/fd/{directory}", follow=False)).is_link
     finally:
         os.close(directory)
     for missing in (directory, -1, 1 << 20):
         with refused(errno.EBADF):
-            await walker.object("x", missing)
+            walker.object("x", missing)
     with pytest.raises(FileNotFoundError):
-        await walker.object(f"/proc/self/fd/{1 << 20}")
+        walker.object(f"/proc/self/fd/{1 << 20}")
 
 
-async def test_another_process_of_the_daemons_is_not_the_callers(
-    place: Path, walker: Walker
-) -> None:
+def test_another_process_of_the_daemons_is_not_the_callers(place: Path, walker: Walker) -> None:
     """`/proc/self` is met by the daemon; the caller is somebody else."""
     code = "import os, sys; os.open('src/x', 0); print(os.getpid(), flush=True); sys.stdin.read()"
     argv = [sys.executable, "-I", "-S", "-c", code]
@@ -226,23 +230,23 @@ async def test_another_process_of_the_daemons_is_not_the_callers(
         try:
             # What it says is read of its memory, so say it in ours.
             spots = [
-                await reach_path(walker.caller, CWD, path, walker.opened, follow=True)
+                reach_path(walker.caller, CWD, path, walker.opened, follow=True)
                 for path in ("/proc/self/fd/3", f"/proc/{child.pid}/fd/3", "/dev/fd/3")
             ]
             assert {spot.path for spot in spots} == {f"{place}/src/x"}
             with pytest.raises(PermissionError):
-                await reach_path(
+                reach_path(
                     walker.caller, CWD, f"/proc/{os.getppid()}/fd/0", walker.opened, follow=True
                 )
         finally:
             child.stdin.close()
 
 
-async def test_what_was_removed_has_no_name(place: Path, walker: Walker) -> None:
+def test_what_was_removed_has_no_name(place: Path, walker: Walker) -> None:
     with open("src/x") as file:
         os.unlink("src/x")
         assert of_descriptor(walker.caller, file.fileno(), walker.opened).nameless
-        assert (await walker.object(f"/proc/self/fd/{file.fileno()}")).nameless
+        assert (walker.object(f"/proc/self/fd/{file.fileno()}")).nameless
     reading, writing = os.pipe()
     try:
         assert of_descriptor(walker.caller, reading, walker.opened).nameless
@@ -251,9 +255,7 @@ async def test_what_was_removed_has_no_name(place: Path, walker: Walker) -> None
         os.close(writing)
 
 
-async def test_a_file_that_lost_one_of_its_names_is_not_nameless(
-    place: Path, walker: Walker
-) -> None:
+def test_a_file_that_lost_one_of_its_names_is_not_nameless(place: Path, walker: Walker) -> None:
     os.link("src/x", "docs/x")
     with open("src/x") as file:
         os.unlink("src/x")
@@ -261,46 +263,42 @@ async def test_a_file_that_lost_one_of_its_names_is_not_nameless(
         assert (spot.path, spot.nameless) == (f"{place}/src/x", False)
 
 
-async def test_nothing_is_made_in_a_directory_that_was_removed(place: Path, walker: Walker) -> None:
+def test_nothing_is_made_in_a_directory_that_was_removed(place: Path, walker: Walker) -> None:
     directory = os.open("docs", os.O_RDONLY)
     try:
         os.rmdir("docs")
         with pytest.raises(FileNotFoundError):
-            await walker.name("fresh", directory)
+            walker.name("fresh", directory)
         with pytest.raises(FileNotFoundError):
-            await walker.object("fresh", directory)
+            walker.object("fresh", directory)
     finally:
         os.close(directory)
 
 
-async def test_what_a_spot_is_of_stays_whatever_is_put_in_its_place(
-    place: Path, walker: Walker
-) -> None:
-    spot = await walker.object("src/x")
+def test_what_a_spot_is_of_stays_whatever_is_put_in_its_place(place: Path, walker: Walker) -> None:
+    spot = walker.object("src/x")
     was = os.stat("src/x")
     os.rename("src/x", "src/gone")
     Path("src/x").symlink_to("../docs")
     assert os.path.samestat(os.fstat(spot.itself), was)
-    name = await walker.name("src/deep/fresh")
+    name = walker.name("src/deep/fresh")
     os.rename("src/deep", "src/gone-deep")
     os.symlink("../docs", "src/deep")
     assert os.path.samestat(os.fstat(name.parent), os.stat("src/gone-deep"))
 
 
 @as_root
-async def test_a_directory_that_its_owner_may_not_search_is_closed(
-    place: Path, walker: Walker
-) -> None:
+def test_a_directory_that_its_owner_may_not_search_is_closed(place: Path, walker: Walker) -> None:
     os.chmod("src", 0o600)
     for reach in (walker.object, walker.name):
         with pytest.raises(PermissionError):
-            await reach("src/x")
+            reach("src/x")
         with pytest.raises(PermissionError):
-            await reach("src/deep/fresh")
+            reach("src/deep/fresh")
     assert os.stat("src/x")  # whose capabilities are back
 
 
-async def test_texts_are_read_across_pages_and_no_further(walker: Walker) -> None:
+def test_texts_are_read_across_pages_and_no_further(walker: Walker) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
@@ -323,7 +321,7 @@ async def test_texts_are_read_across_pages_and_no_further(walker: Walker) -> Non
     assert libc.munmap(start, 2 * PAGE) == 0
 
 
-async def test_what_a_descriptor_was_opened_with_is_told(place: Path, walker: Walker) -> None:
+def test_what_a_descriptor_was_opened_with_is_told(place: Path, walker: Walker) -> None:
     file = os.open("src/x", os.O_PATH | os.O_CLOEXEC)
     try:
         assert walker.caller.flags(file) & os.O_PATH
@@ -333,12 +331,12 @@ async def test_what_a_descriptor_was_opened_with_is_told(place: Path, walker: Wa
         walker.caller.flags(file)
 
 
-async def test_many_walks_leave_nothing_open(place: Path, walker: Walker) -> None:
+def test_many_walks_leave_nothing_open(place: Path, walker: Walker) -> None:
     before = descriptors()
     for said in ("src/x", "src/to-x", "loop", "nothing", "src/new", "src/x/", "/proc/self/fd/0"):
         for reach in (walker.object, walker.name):
             try:
-                spot = await reach(said)
+                spot = reach(said)
                 assert spot.mode is None or stat.S_IFMT(spot.mode)
             except OSError:
                 pass

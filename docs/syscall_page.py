@@ -68,7 +68,7 @@ def plans() -> dict[str, str]:
     found: dict[str, str] = {}
     for deed, plan in deeds._PLANS.items():  # noqa: SLF001 - the table itself
         known = functions(plan.__module__.rpartition(".")[2])
-        operations = ", ".join(f"`{each}`" for each in asked(plan.__name__, known))
+        operations = ", ".join(f"`{each}`" for each in dict.fromkeys(asked(plan.__name__, known)))
         found[deed] = operations or "nothing"
     return found
 

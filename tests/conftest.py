@@ -22,6 +22,14 @@ def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps every test, and every daemon that one starts, away from the user's own files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def reaped() -> Iterator[None]:
     """Leaves no zombie to the next test, such as the guard of a daemon that a test killed."""

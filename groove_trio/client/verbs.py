@@ -221,14 +221,35 @@ class Client:
         return await self._call("GET", "/api/providers", list[ProviderView])
 
     async def audit(
-        self, after: int = 0, limit: int = MAX_PAGE, *, agent: str = "", action: str = ""
+        self,
+        after: int = 0,
+        limit: int = MAX_PAGE,
+        *,
+        agent: str = "",
+        action: str = "",
+        actor: str = "",
+        since: str = "",
+        until: str = "",
     ) -> AuditPage:
-        """Records of the audit log after a number; a negative one counts from the end."""
-        query = _query(after=after, limit=limit, agent=agent, action=action)
+        """Records of the audit log after a number; a negative one counts from the end.
+
+        `agent` is an id; `action` an action or a family (``knock``); `actor` an actor
+        (``agent:3fa9c21e``) or a kind (``agent``); `since` and `until` are times of RFC 3339, the
+        second the first that does not match.
+        """
+        query = _query(
+            after=after,
+            limit=limit,
+            agent=agent,
+            action=action,
+            actor=actor,
+            since=since,
+            until=until,
+        )
         return await self._call("GET", "/api/audit" + query, AuditPage)
 
     async def verify_audit(self) -> Verification:
-        """Has the daemon read its whole audit log again and check the chain."""
+        """Has the daemon read its whole audit log again and check it."""
         return await self._call("GET", "/api/audit/verify", Verification)
 
     def events(self, after: int | None = None, *, tries: int = 8) -> Feed:

@@ -332,6 +332,14 @@ class UnsafeState(GrooveError):
     title = "A state file is not safe to use"
 
 
+class AuditTampered(GrooveError):
+    """The audit log is not what its checkpoint knows; `expected` and `found` tell it apart."""
+
+    slug = "audit-tampered"
+    title = "The audit log is not what was written"
+    exit_code = EXIT_DIFFERS
+
+
 class Unsupported(GrooveError):
     """This system lacks what the daemon relies on to tell callers apart."""
 

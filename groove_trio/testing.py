@@ -149,7 +149,8 @@ async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncG
     """Opens a groove for a test: on any free port, and on an empty project that is deleted after.
 
     Args:
-        project: A project of the test's own, which stays.
+        project: A project of the test's own, which stays; give it a `config_dir` that stays too.
+            Without one, the seed and the heads of audit logs are this user's.
         **config: Other settings, as in `Config`.
     """
     settings: dict[str, Any] = {"port": 0, **config}
@@ -158,7 +159,10 @@ async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncG
             yield groove
         return
     with tempfile.TemporaryDirectory(prefix="groove-test-") as scratch:
-        async with open_groove(Config(project=Path(scratch), **settings)) as groove:
+        project = Path(scratch, "project")
+        project.mkdir()
+        settings.setdefault("config_dir", Path(scratch, "config"))
+        async with open_groove(Config(project=project, **settings)) as groove:
             yield groove
 
 

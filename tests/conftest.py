@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,10 +24,16 @@ def autojump_clock() -> trio.testing.MockClock:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps every test, and every daemon that one starts, away from the user's own files."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+def own_config() -> Iterator[None]:
+    """Keeps every test, and every daemon that one starts, away from the user's own files.
+
+    Not in /tmp: agents can't read what is new beside a hidden path, and tests' files are there.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="groove-config-", dir="/var/tmp") as config,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("XDG_CONFIG_HOME", config)
         yield
 
 

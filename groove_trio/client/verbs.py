@@ -18,6 +18,7 @@ from groove_trio.client.link import Link
 from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, InstructRequest, StopRequest
 from groove_trio.words.audit import AuditPage, Verification
 from groove_trio.words.base import MAX_NAME, MAX_PAGE, Word
+from groove_trio.words.credentials import CredentialRequest, CredentialView, checked_provider
 from groove_trio.words.daemon import Health, ProviderView, Status
 from groove_trio.words.errors import BadRequest, UnknownAgent, shown
 from groove_trio.words.knocks import Decision, KnockAnswer, KnockRequest, Operation
@@ -30,6 +31,7 @@ from groove_trio.words.leases import (
     LocksView,
 )
 from groove_trio.words.output import OutputPage
+from groove_trio.words.secret import Secret
 
 if TYPE_CHECKING:
     from groove_trio.client.feed import Feed
@@ -205,6 +207,46 @@ class Client:
     async def locks(self) -> LocksView:
         """Who holds what now."""
         return await self._call("GET", "/api/locks", LocksView)
+
+    # Stored keys
+
+    async def credentials(self) -> list[CredentialView]:
+        """The stored keys, by provider: names and dates, never a value.
+
+        Raises:
+            SealBroken, VaultUnavailable: They can't be told.
+        """
+        return await self._call("GET", "/api/credentials", list[CredentialView])
+
+    async def set_credential(
+        self, provider: str, value: Secret, *, variable: str | None = None
+    ) -> CredentialView:
+        """Stores a provider's key; one that was stored for it is gone then.
+
+        Args:
+            provider: Whose key it is.
+            value: The key.
+            variable: The environment variable that it is handed over in; None for the first that
+                the provider takes one in.
+
+        Raises:
+            BadRequest: It can't be a key, or the provider takes none, or not in this variable.
+            MachineChanged: Others are stored that belong to another machine.
+            SealBroken, VaultUnavailable: Nothing can be stored as it is.
+        """
+        request = CredentialRequest.checked(value, variable)
+        target = f"/api/credentials/{checked_provider(provider)}"
+        return await self._call("PUT", target, CredentialView, request)
+
+    async def remove_credential(self, provider: str) -> CredentialView:
+        """Forgets a provider's key.
+
+        Raises:
+            UnknownCredential: None is stored.
+            SealBroken, VaultUnavailable: Nothing can be removed as it is.
+        """
+        target = f"/api/credentials/{checked_provider(provider)}"
+        return await self._call("DELETE", target, CredentialView)
 
     # The daemon
 

@@ -74,6 +74,10 @@ LEASE_REFUSE = "lease.refuse"
 LEASE_COMPLETE = "lease.complete"
 LEASE_EXPIRE = "lease.expire"
 LEASE_DROP = "lease.drop"
+CREDENTIAL_FOUND = "credential.found"
+CREDENTIAL_REMOVE = "credential.remove"
+CREDENTIAL_SET = "credential.set"
+CREDENTIAL_USE = "credential.use"
 ACCESS_REFUSE = "access.refuse"
 UNDO = "undo"
 
@@ -132,6 +136,17 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         LEASE_COMPLETE: "An agent gave a lease back.",
         LEASE_EXPIRE: "A lease ran out.",
         LEASE_DROP: "A lease of an earlier run could not be taken up again.",
+        CREDENTIAL_FOUND: (
+            "The keys that were stored when the daemon started, each with the time it was sealed. "
+            "One that no record accounts for was set, or bound anew, without this daemon. "
+            "`problem`: they can't be read."
+        ),
+        CREDENTIAL_SET: "A provider's key is stored; its name, never its value.",
+        CREDENTIAL_REMOVE: "A provider's stored key is removed.",
+        CREDENTIAL_USE: (
+            "An agent's program is started with the key of its provider, the one that was stored "
+            "at `set`, in `variable` of its environment."
+        ),
         ACCESS_REFUSE: (
             "A caller was refused: an agent that asked for what is the owner's, or spoke for "
             "another agent; or somebody who is not let in at all. `again` counts what the same "

@@ -65,7 +65,7 @@ class AuditLog:
 
     Attributes:
         directory: Where the segments are.
-        config: The user's own directory, with the seed and the checkpoint.
+        config_dir: The user's own directory, with the seed and the checkpoint.
         seq: Number of the last record written.
     """
 
@@ -74,18 +74,18 @@ class AuditLog:
         directory: Path,
         *,
         clock: Callable[[], int],
-        config: Path,
+        config_dir: Path,
         segment_bytes: int = SEGMENT_BYTES,
         accept: bool = False,
     ) -> None:
         self.directory = directory
         self._clock = clock
-        self.config = config
+        self.config_dir = config_dir
         self._tape = Tape(directory, segment_bytes)
         try:
-            standing = look(config, directory, self._tape.segments, accept=accept)
+            standing = look(config_dir, directory, self._tape.segments, accept=accept)
             self._seal, tail = standing.seal, standing.tail
-            self._vouch = Vouch(config, directory, standing.log)
+            self._vouch = Vouch(config_dir, directory, standing.log)
             self.seq, self._head = tail.seq, tail.head
             if standing.new:
                 self._vouch.tell()  # before the first record: no log of ours is without one
@@ -276,7 +276,7 @@ async def open_audit(
     directory: Path,
     *,
     clock: Callable[[], int] = time.time_ns,
-    config: Path | None = None,
+    config_dir: Path | None = None,
     segment_bytes: int = SEGMENT_BYTES,
     accept: bool = False,
 ) -> AsyncGenerator[AuditLog]:
@@ -288,7 +288,7 @@ async def open_audit(
     Args:
         directory: Made, private, if it is not there; its parent must be.
         clock: Nanoseconds since the epoch.
-        config: The user's own directory, for the seed and the checkpoint, if not where it belongs.
+        config_dir: The user's own directory, for the seed and the checkpoint, if not where it belongs.
         segment_bytes: The size past which the next segment begins.
         accept: Whether to go on with a log that is not what its checkpoint knows, and record so.
 
@@ -302,7 +302,7 @@ async def open_audit(
         log = AuditLog(
             directory,
             clock=clock,
-            config=config or config_directory(),
+            config_dir=config_dir or config_directory(),
             segment_bytes=segment_bytes,
             accept=accept,
         )
@@ -325,7 +325,7 @@ async def open_audit(
             await trio.to_thread.run_sync(log.close, abandon_on_cancel=True)
 
 
-def accept_log(directory: Path, config: Path | None = None) -> str | None:
+def accept_log(directory: Path, config_dir: Path | None = None) -> str | None:
     """Goes on with a log that is not what its checkpoint knows; runs a loop of its own.
 
     Returns:
@@ -334,11 +334,11 @@ def accept_log(directory: Path, config: Path | None = None) -> str | None:
     Raises:
         AlreadyRunning, UnsafeState, AuditUnavailable: As `open_audit`.
     """
-    config = config or config_directory()
+    config_dir = config_dir or config_directory()
     try:
         tape = Tape(directory, SEGMENT_BYTES)
         try:
-            objection = look(config, directory, tape.segments, accept=True).objection
+            objection = look(config_dir, directory, tape.segments, accept=True).objection
         finally:
             tape.close()
     except OSError as error:
@@ -347,7 +347,7 @@ def accept_log(directory: Path, config: Path | None = None) -> str | None:
         return None
 
     async def work() -> None:
-        async with open_audit(directory, config=config, accept=True):
+        async with open_audit(directory, config_dir=config_dir, accept=True):
             pass
 
     trio.run(work)

@@ -61,13 +61,13 @@ class Standing(NamedTuple):
     objection: AuditTampered | None
 
 
-def checkpoint_path(config: Path, directory: Path) -> Path:
+def checkpoint_path(config_dir: Path, directory: Path) -> Path:
     """Where the checkpoint of the log in a directory is."""
     place = os.fsencode(os.path.realpath(directory))
-    return config / HEADS / f"{hashlib.sha256(place).hexdigest()[:_NAME_DIGITS]}.json"
+    return config_dir / HEADS / f"{hashlib.sha256(place).hexdigest()[:_NAME_DIGITS]}.json"
 
 
-def read_checkpoint(config: Path, directory: Path) -> Checkpoint | None:
+def read_checkpoint(config_dir: Path, directory: Path) -> Checkpoint | None:
     """What is known of the log in a directory, if anything.
 
     Raises:
@@ -76,33 +76,33 @@ def read_checkpoint(config: Path, directory: Path) -> Checkpoint | None:
         OSError: It can't be read.
     """
     try:
-        descriptor = open_private(checkpoint_path(config, directory), os.O_RDONLY)
+        descriptor = open_private(checkpoint_path(config_dir, directory), os.O_RDONLY)
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor, "rb") as file:
         return checkpoint_from(file.read(MAX_CHECKPOINT))
 
 
-def write_checkpoint(config: Path, directory: Path, known: Checkpoint) -> None:
+def write_checkpoint(config_dir: Path, directory: Path, known: Checkpoint) -> None:
     """Replaces what is known of a log; its record must be on disk.
 
     Raises:
         UnsafeState: The directory of heads has the wrong owner, mode or type.
         OSError: What was known before still stands.
     """
-    ensure_config_directory(config)
-    path = checkpoint_path(config, directory)
+    ensure_config_directory(config_dir)
+    path = checkpoint_path(config_dir, directory)
     ensure_private_dir(path.parent)
     # A path that is not UTF-8 is only told, and may be told with a mark in its place.
     told = os.fsencode(os.path.realpath(directory)).decode("utf-8", "replace")
     write_atomic(path, msgspec.json.encode({"directory": told, **_plain(known)}) + b"\n")
 
 
-def look(config: Path, directory: Path, segments: Sequence[Path], *, accept: bool) -> Standing:
+def look(config_dir: Path, directory: Path, segments: Sequence[Path], *, accept: bool) -> Standing:
     """Sees how a log stands, from its first line, its last, and the one its checkpoint knows.
 
     Args:
-        config: The user's own directory.
+        config_dir: The user's own directory.
         directory: The log.
         segments: Its files.
         accept: Whether an objection is told and not raised.
@@ -113,10 +113,10 @@ def look(config: Path, directory: Path, segments: Sequence[Path], *, accept: boo
             changed or is not sealed with this seed.
         OSError: A file can't be read.
     """
-    seed = load_seed(config)
+    seed = load_seed(config_dir)
     known, damaged = None, False
     try:
-        known = read_checkpoint(config, directory)
+        known = read_checkpoint(config_dir, directory)
     except ValueError:
         damaged = True
     check_gaps(segments)
@@ -173,15 +173,15 @@ def _plain(known: Checkpoint) -> dict[str, Any]:
     return {"log": known.log, "seq": known.seq, "head": known.head}
 
 
-def log_key(directory: Path, config: Path) -> Checkpoint:
+def log_key(directory: Path, config_dir: Path) -> Checkpoint:
     """What it takes to verify a log elsewhere: its key, and its head as the checkpoint has it.
 
     Raises:
         UnsafeState: There is no log, seed or checkpoint, or one of them is not fit for use.
     """
-    seed, log = read_seed(config), log_of(list_segments(directory))
+    seed, log = read_seed(config_dir), log_of(list_segments(directory))
     try:
-        known = read_checkpoint(config, directory)
+        known = read_checkpoint(config_dir, directory)
     except ValueError:
         known = None
     if seed is None or log is None or known is None or known.log != log:
@@ -189,7 +189,7 @@ def log_key(directory: Path, config: Path) -> Checkpoint:
     return known._replace(key=derive_key(seed, log).hex())
 
 
-def verify_log(directory: Path, config: Path | None = None) -> Verification:
+def verify_log(directory: Path, config_dir: Path | None = None) -> Verification:
     """Reads a whole log and checks it; needs no daemon and changes nothing. Takes any bytes.
 
     The macs are checked where the user has a seed, the head where the log's place has a
@@ -197,18 +197,18 @@ def verify_log(directory: Path, config: Path | None = None) -> Verification:
 
     Args:
         directory: The log.
-        config: The user's own directory, if not where it belongs.
+        config_dir: The user's own directory, if not where it belongs.
 
     Raises:
         UnsafeState: The seed or the checkpoint has the wrong owner, mode or type.
     """
-    config = config or config_directory()
+    config_dir = config_dir or config_directory()
     try:
-        known = read_checkpoint(config, directory)
+        known = read_checkpoint(config_dir, directory)
     except ValueError:
         problem = "its checkpoint is damaged"
         return Verification(ok=False, records=0, head="", bad_line="1:1", problem=problem)
-    return verified(directory, read_seed(config), known)
+    return verified(directory, read_seed(config_dir), known)
 
 
 def verified(directory: Path, seed: bytes | None, known: Checkpoint | None) -> Verification:

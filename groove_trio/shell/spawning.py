@@ -11,7 +11,7 @@ import errno
 import os
 import resource
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from groove_trio.words.errors import GrooveError, OutOfResources, SpawnFailed, shown
@@ -45,7 +45,7 @@ class Command:
     argv: list[str]
     cwd: str
     place: int | None
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)  # it may hold a key
     descriptor_limit: int | None
     pass_fds: tuple[int, ...] = ()
 

@@ -26,7 +26,7 @@ class Vouch:
     """The checkpoint of one open log.
 
     Args:
-        config: The user's own directory.
+        config_dir: The user's own directory.
         directory: The log.
         log: The log's id.
 
@@ -34,9 +34,9 @@ class Vouch:
         synced: Number and hash of the last record that is on disk; set by who syncs.
     """
 
-    def __init__(self, config: Path, directory: Path, log: str) -> None:
+    def __init__(self, config_dir: Path, directory: Path, log: str) -> None:
         self.synced: tuple[int, str] = (0, log)
-        self._config = config
+        self._config_dir = config_dir
         self._directory = directory
         self._log = log
         self._told = 0
@@ -49,7 +49,7 @@ class Vouch:
             OSError: It could not be written; what it said before still stands.
         """
         seq, head = self.synced
-        write_checkpoint(self._config, self._directory, Checkpoint(self._log, seq, head))
+        write_checkpoint(self._config_dir, self._directory, Checkpoint(self._log, seq, head))
         self._told = seq
 
     async def run(self, commit: GroupCommit, report: Callable[[str | None], None]) -> None:

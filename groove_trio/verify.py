@@ -125,7 +125,7 @@ class Chain:
         self._seed = seed
         self._known = checkpoint
         self._keyed: hashlib.blake2b | None = None
-        self._last = b""
+        self._known_seq = 0 if checkpoint is None else checkpoint.seq
         self._segment = self._line = 0
         self._torn_at = ""
         self._torn_bytes = 0
@@ -134,36 +134,38 @@ class Chain:
     def feed(self, segment: int, lines: Iterable[bytes]) -> None:
         """Takes the lines of a segment, their newlines included."""
         self._segment, self._line = segment, 0
-        known = self._known
+        line = b""
         for line in lines:
             self._line += 1
             if not self.seq:
                 self._look_for_log(line)
             due = self.seq + 1
+            if self._keyed is None:
+                mac = line[-_MAC:-3]
+            else:
+                keyed = self._keyed.copy()
+                keyed.update(line[:-_MAC_TAIL])
+                mac = keyed.hexdigest().encode()
             # No need to hide how long this takes: who may ask it may read the log.
-            good = line.startswith(b'{"seq":%d,' % due) and line.endswith(self._end_due(line))
-            if not good:
+            if line.endswith(b',"prev":"%b","mac":"%b"}\n' % (self.head, mac)) and line.startswith(
+                b'{"seq":%d,' % due
+            ):
+                if _OWN in line or self._torn_at:
+                    self._heed(line)
+                self.seq = due
+                self.head = _sha256(line[:-1]).hexdigest().encode()
+                if due == self._known_seq:
+                    self._compare()
+            else:
                 self._refuse(line)
-                continue
-            if self._torn_at or _OWN in line:
-                self._heed(line)
-            self.seq = due
-            self.head = _sha256(line[:-1]).hexdigest().encode()
-            self._last = line
-            if known is not None and due == known.seq and known.head != self.head.decode():
-                raise Flaw(self.place, "the checkpoint knows another line by this number")
         if self._torn_at:
             raise Flaw(self._torn_at, "a torn line without its repair")
-        if problem := self._last and _record(self._last)[1]:
+        if problem := line and _record(line)[1]:
             raise Flaw(self.place, problem)  # shows only here where there is no mac to vouch
 
-    def _end_due(self, line: bytes) -> bytes:
-        """How a line must end, given all before its mac."""
-        if self._keyed is None:
-            return b',"prev":"%b","mac":"%b"}\n' % (self.head, line[-_MAC:-3])
-        mac = self._keyed.copy()
-        mac.update(line[:-_MAC_TAIL])
-        return b',"prev":"%b","mac":"%b"}\n' % (self.head, mac.hexdigest().encode())
+    def _compare(self) -> None:
+        if self._known is not None and self._known.head != self.head.decode():
+            raise Flaw(self.place, "the checkpoint knows another line by this number")
 
     @property
     def place(self) -> str:

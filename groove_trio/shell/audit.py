@@ -288,7 +288,7 @@ async def open_audit(
     Args:
         directory: Made, private, if it is not there; its parent must be.
         clock: Nanoseconds since the epoch.
-        config_dir: The user's own directory, for the seed and the checkpoint, if not where it belongs.
+        config_dir: Where the seed and the checkpoint are; the user's own directory if not told.
         segment_bytes: The size past which the next segment begins.
         accept: Whether to go on with a log that is not what its checkpoint knows, and record so.
 

@@ -298,8 +298,8 @@ def _offset_near(file: BinaryIO, after: int, since: bytes) -> int:
 
 
 def _next_record(file: BinaryIO) -> _At | None:
-    """The first record from here on."""
-    while line := file.readline():
+    """The first whole record from here on."""
+    while (line := file.readline()).endswith(b"\n"):
         if (found := _START.match(line)) and not line.endswith(TORN_END):
             return _At(file.tell() - len(line), int(found[1]), found[2])
     return None

@@ -56,6 +56,8 @@ def test_a_key_is_set_listed_and_removed_without_a_daemon(keys: Cli, home: Path)
     listed = keys("list")
     assert listed.out.splitlines()[0].split() == ["PROVIDER", "VARIABLE", "SET", "SEALED"]
     assert "claude" in listed.out
+    assert keys().out == listed.out
+    assert keys("--json").json == keys("list", "--json").json
     (told,) = keys("list", "--json").json
     assert told.keys() == {"provider", "variable", "set", "sealed", "known"}
     assert keys("remove", "claude").out == "Removed the key of claude\n"

@@ -149,7 +149,8 @@ def all_errors() -> list[type[errors.GrooveError]]:
 # The pages
 
 WIDTH = {"terminal_width": 90, "max_content_width": 90}
-WORDS = (actors, agents, output, knocks, leases, credentials, daemon, audit)  # as a reader meets them
+# As a reader meets them.
+WORDS = (actors, agents, output, knocks, leases, credentials, daemon, audit)
 BOUND = re.compile(r"^(MAX|MIN|DEFAULT)_|_(S|BYTES|EVENTS)$")
 CODE = r"EXIT_|INTERRUPTED|READER_LEFT|UNSUPPORTED$|TEXT$|BINARY$|NETLINK_"
 EXIT = re.compile(CODE + r"|NS$")  # codes and units bound nothing

@@ -47,7 +47,7 @@ Examples:
   pass show anthropic | groove-trio credentials set claude
   groove-trio credentials list
   groove-trio credentials remove claude
-  groove-trio credentials rebind --old-hostname laptop"""
+  groove-trio credentials rebind --old-hostname laptop""",
 )
 @project_option
 @json_option

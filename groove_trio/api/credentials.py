@@ -11,7 +11,7 @@ async def list_credentials(call: Call[None, None]) -> list[CredentialView]:
     return await call.groove.credentials()
 
 
-async def store(call: Call[None, CredentialRequest]) -> CredentialView:
+async def set_credential(call: Call[None, CredentialRequest]) -> CredentialView:
     """Stores a key; answers when it is on disk."""
     body = call.body
     return await call.groove.set_credential(
@@ -19,6 +19,6 @@ async def store(call: Call[None, CredentialRequest]) -> CredentialView:
     )
 
 
-async def remove(call: Call[None, None]) -> CredentialView:
+async def remove_credential(call: Call[None, None]) -> CredentialView:
     """Forgets a key."""
     return await call.groove.remove_credential(call.params["provider"], actor=call.actor)

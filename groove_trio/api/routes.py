@@ -175,7 +175,7 @@ ROUTES: Sequence[Route] = (
     Route(
         "PUT",
         CREDENTIAL,
-        credentials.store,
+        credentials.set_credential,
         "Store a provider's key",
         schemas.CredentialView,
         body=schemas.CredentialRequest,
@@ -184,7 +184,7 @@ ROUTES: Sequence[Route] = (
     Route(
         "DELETE",
         CREDENTIAL,
-        credentials.remove,
+        credentials.remove_credential,
         "Forget a provider's key",
         schemas.CredentialView,
         errors=(errors.UnknownCredential, *SEALED),

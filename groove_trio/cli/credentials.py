@@ -40,20 +40,26 @@ NEVER_ARGV = (
 
 
 @click.group(
+    invoke_without_command=True,
     epilog="""\b
 Examples:
   groove-trio credentials set claude
   pass show anthropic | groove-trio credentials set claude
   groove-trio credentials list
   groove-trio credentials remove claude
-  groove-trio credentials rebind --old-hostname laptop"""
+  groove-trio credentials rebind --old-hostname laptop""",
 )
-def credentials() -> None:
+@project_option
+@json_option
+@click.pass_context
+def credentials(ctx: click.Context, *, as_json: bool) -> None:
     """Store providers' keys, encrypted for this machine.
 
     A key is handed to the programs of its provider's agents and to nobody else. Once stored it is
-    never shown again.
+    never shown again. Without a verb, lists whose keys are stored.
     """
+    if ctx.invoked_subcommand is None:
+        _list(as_json=as_json)
 
 
 @credentials.command(
@@ -64,6 +70,10 @@ def credentials() -> None:
 @json_option
 def list_keys(as_json: bool) -> None:
     """List whose keys are stored, and since when."""
+    _list(as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
     views = _ask(lambda groove: groove.credentials(), _offline_views)
     if as_json:
         print_json(views)
@@ -143,7 +153,7 @@ def remove(provider: str | None, everything: bool, as_json: bool) -> None:
     epilog="""\b
 Examples:
   groove-trio credentials rebind --old-hostname laptop
-  groove-trio credentials rebind --old-home /home/ada --old-machine-id ''"""
+  groove-trio credentials rebind --old-home /srv/ada --old-machine-id ''"""
 )
 @json_option
 @click.option("--old-hostname", metavar="NAME", help="The hostname before, if it was another.")

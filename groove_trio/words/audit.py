@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,7 @@ class AuditEntry(Word):
     detail: dict[str, Any] = {}  # noqa: RUF012 - msgspec gives each its own
 
 
-class AuditFilter(Word):
+class AuditFilter(NamedTuple):
     """Which records are wanted; an empty field asks for nothing.
 
     `action` names one action or, before a dot, a family: ``knock`` is also ``knock.denied``.

@@ -1,6 +1,6 @@
 """Checks an audit log: one file, standard library only, to be read before it is trusted.
 
-::
+It runs by itself::
 
     python -I verify.py DIRECTORY [--known FILE] [--seed FILE] [--json]
 

@@ -5,7 +5,7 @@ what is left is still a sound chain. So the user's own directory holds, for each
 and hash of a record that was on disk::
 
     ~/.config/groove-trio/heads/<32 hex digits>.json
-    {"directory": "/home/me/shop/.groove/audit", "log": "5d0c…", "seq": 812, "head": "91be…"}
+    {"directory": "/srv/shop/.groove/audit", "log": "5d0c…", "seq": 812, "head": "91be…"}
 
 The file is named by the log's place and not by its id, so that a log that was removed is missed.
 It is written only after the log itself was synced: it is never ahead of the disk, and a crash at

@@ -17,6 +17,7 @@ import click
 import msgspec
 from msgspec import inspect as shape
 
+from groove_trio import verify
 from groove_trio.api.openapi import EVERYWHERE
 from groove_trio.api.routes import FEED_PATH, ROUTES
 from groove_trio.cli import main as command
@@ -27,6 +28,7 @@ from groove_trio.words import (
     agents,
     audit,
     base,
+    credentials,
     daemon,
     errors,
     events,
@@ -148,7 +150,8 @@ def all_errors() -> list[type[errors.GrooveError]]:
 # The pages
 
 WIDTH = {"terminal_width": 90, "max_content_width": 90}
-WORDS = (actors, agents, output, knocks, leases, daemon, audit)  # as a reader meets them
+# As a reader meets them.
+WORDS = (actors, agents, output, knocks, leases, credentials, daemon, audit)
 BOUND = re.compile(r"^(MAX|MIN|DEFAULT)_|_(S|BYTES|EVENTS)$")
 CODE = r"EXIT_|INTERRUPTED|READER_LEFT|UNSUPPORTED$|TEXT$|BINARY$|NETLINK_"
 EXIT = re.compile(CODE + r"|NS$")  # codes and units bound nothing
@@ -262,8 +265,10 @@ def lifecycle_page() -> str:
 def audit_page() -> str:
     """The form of an audit record, and every action that one can tell."""
     rows = [[f"`{action}`", meaning] for action, meaning in chain.ACTIONS.items()]
-    return f"# Audit records\n\n{text(chain)}\n\n## Actions\n\n" + table(
-        ["action", "meaning"], rows
+    actions = table(["action", "meaning"], rows)
+    return (
+        f"# Audit records\n\n{text(chain)}\n\n## Actions\n\n{actions}\n"
+        f"## The verifier\n\n{text(verify)}\n"
     )
 
 

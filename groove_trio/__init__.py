@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         AgentPatch,
         AgentSpec,
         AgentView,
+        CredentialView,
         Decision,
         Denied,
         Explanation,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         OutputLine,
         OutputPage,
         Restart,
+        Secret,
         Status,
     )
 
@@ -46,6 +48,7 @@ __all__ = [
     "AgentSpec",
     "AgentView",
     "Config",
+    "CredentialView",
     "Decision",
     "Denied",
     "Explanation",
@@ -59,6 +62,7 @@ __all__ = [
     "OutputPage",
     "Restart",
     "Scope",
+    "Secret",
     "Status",
     "__version__",
     "connect_groove",

@@ -30,6 +30,8 @@ class Config:
             The daemon sets it; a program that starts children of its own does not.
         descriptor_limit: The soft limit of open descriptors that agents get, where it is not
             this process's own; a daemon raises its own and hands on what it was.
+        config_dir: Where the user's seed, stored keys and the heads of audit logs are; ``None``
+            for the usual place, such as ``~/.config/groove-trio``.
         guard_pid: The guard process that this one runs under, for the record.
     """
 
@@ -40,5 +42,6 @@ class Config:
     drain_s: float = 5.0
     adopt_orphans: bool = True
     kill_strangers: bool = False
+    config_dir: Path | None = None
     guard_pid: int | None = None
     descriptor_limit: int | None = None

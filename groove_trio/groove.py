@@ -17,11 +17,13 @@ import trio
 
 from groove_trio import __version__
 from groove_trio.config import Config
+from groove_trio.providers.known import known_providers
 from groove_trio.shell.audit import AuditLog, open_audit
 from groove_trio.shell.binds import binds_of, open_listeners, permitted
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.confining import Confining
+from groove_trio.shell.credentials import CredentialFile
 from groove_trio.shell.daemonfile import DaemonFile, describe_self
 from groove_trio.shell.door import Door
 from groove_trio.shell.faults import innermost
@@ -35,6 +37,7 @@ from groove_trio.shell.refusals import Refusals
 from groove_trio.shell.store import STATE_DIR
 from groove_trio.shell.subreaper import subreaper
 from groove_trio.shell.supervisor import Supervisor
+from groove_trio.shell.vault import Vault
 from groove_trio.verbs import Groove, Parts, url_of
 from groove_trio.words.events import Draining
 
@@ -59,6 +62,7 @@ async def open_groove(config: Config) -> AsyncGenerator[Groove]:
         BindRefused: The host is not loopback; nothing was opened.
         PortTaken: No port is free.
         AlreadyRunning: A daemon runs for this project.
+        AuditTampered: The audit log is not what its checkpoint knows.
         UnsafeState: A state file has the wrong owner, mode or type.
         OutsideProject: The project is not a directory.
     """
@@ -75,8 +79,12 @@ async def open_groove(config: Config) -> AsyncGenerator[Groove]:
                 stack.push_async_callback(trio.aclose_forcefully, listener)
             if config.adopt_orphans:
                 stack.enter_context(subreaper())
-            audit = await stack.enter_async_context(open_audit(claim.directory / "audit"))
+            config_dir = config.config_dir and config.config_dir.absolute()
+            audit = await stack.enter_async_context(
+                open_audit(claim.directory / "audit", config_dir=config_dir)
+            )
             parts = assemble(config, project, audit, url_of(*binds_of(listeners)[0]))
+            await parts.vault.begin()
             groove = Groove(project, parts, binds_of(listeners))
             await start(stack, parts, groove.door, listeners, config.drain_s)
             info = describe_self(groove.url, groove.port, __version__, config.guard_pid)
@@ -91,11 +99,15 @@ async def open_groove(config: Config) -> AsyncGenerator[Groove]:
 def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
     """Builds the parts; nothing runs yet."""
     hub = Hub()
+    config_dir = audit.config_dir
     census = Census(project=str(project), kill_strangers=config.kill_strangers)
     broker = Broker(project, audit, hub.publish, project / STATE_DIR / "leases.json")
     state = str(project / STATE_DIR)
     gates = Gates(broker, census, state)
-    confining = Confining(str(project), census, gates, state, hidden_paths())
+    hidden = [*hidden_paths(), str(config_dir), str(config_dir.resolve())]
+    confining = Confining(str(project), census, gates, state, hidden)
+    providers = known_providers(config.providers)
+    vault = Vault(CredentialFile(config_dir), project, audit, providers)
     supervisor = Supervisor(
         project=project,
         url=url,
@@ -108,9 +120,10 @@ def assemble(config: Config, project: Path, audit: AuditLog, url: str) -> Parts:
         missing=confining.missing,
         confined=confining.open,
         descriptor_limit=config.descriptor_limit,
+        hand_over=vault.hand_over,
     )
     return Parts(
-        audit, hub, census, broker, confining, supervisor, Identity(census), Refusals(audit)
+        audit, hub, census, broker, confining, supervisor, Identity(census), Refusals(audit), vault
     )
 
 

@@ -21,6 +21,7 @@ waits for events (`wait_for_line`, `wait_for_state`, `Groove.wait`) instead of s
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 CHUNK = 65_536
+ASIDE = "/var/tmp" if os.path.isdir("/var/tmp") else None  # noqa: S108 - each is made anew, 0700
 MAX_EVENT = 64 * 1024 * 1024  # a snapshot tells all agents at once
 
 OpenStream = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
@@ -148,8 +150,11 @@ async def wait_for_state(groove: Groove, key: str, *states: AgentState) -> Agent
 async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncGenerator[Groove]:
     """Opens a groove for a test: on any free port, and on an empty project that is deleted after.
 
+    So is its configuration directory: no test on such a project touches your stored keys.
+
     Args:
-        project: A project of the test's own, which stays.
+        project: A project of the test's own, which stays. So must its configuration directory,
+            with the head of its audit log: give `config_dir` too, or it is yours.
         **config: Other settings, as in `Config`.
     """
     settings: dict[str, Any] = {"port": 0, **config}
@@ -157,8 +162,13 @@ async def open_test_groove(project: Path | None = None, **config: Any) -> AsyncG
         async with open_groove(Config(project=project, **settings)) as groove:
             yield groove
         return
-    with tempfile.TemporaryDirectory(prefix="groove-test-") as scratch:
-        async with open_groove(Config(project=Path(scratch), **settings)) as groove:
+    with (
+        tempfile.TemporaryDirectory(prefix="groove-test-") as scratch,
+        # Agents can't read what is new beside a hidden path, and tests' files are in /tmp.
+        tempfile.TemporaryDirectory(prefix="groove-test-", dir=ASIDE) as private,
+    ):
+        own: dict[str, Any] = {"project": Path(scratch), "config_dir": Path(private)}
+        async with open_groove(Config(**(own | settings))) as groove:
             yield groove
 
 

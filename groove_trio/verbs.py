@@ -24,22 +24,25 @@ from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.confining import Confining
 from groove_trio.shell.door import Door
+from groove_trio.shell.heads import verify_log
 from groove_trio.shell.hub import Hub, Subscription
 from groove_trio.shell.identity import Identity
 from groove_trio.shell.refusals import Refusals
-from groove_trio.shell.segments import verify_log
 from groove_trio.shell.supervisor import Supervisor
+from groove_trio.shell.vault import Vault
 from groove_trio.words.actors import OWNER, SYSTEM, Actor
 from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView
-from groove_trio.words.audit import AuditPage, Verification
+from groove_trio.words.audit import AuditFilter, AuditPage, Verification
 from groove_trio.words.base import MAX_NAME
-from groove_trio.words.clock import rfc3339
+from groove_trio.words.clock import instant, rfc3339
+from groove_trio.words.credentials import CredentialRequest, CredentialView, checked_provider
 from groove_trio.words.daemon import ProviderView, Status
-from groove_trio.words.errors import Draining, NotAdmitted
+from groove_trio.words.errors import BadRequest, Draining, NotAdmitted, shown
 from groove_trio.words.events import Snapshot
 from groove_trio.words.knocks import Decision, Knock, Operation, Source
 from groove_trio.words.leases import DEFAULT_LEASE_S, Explanation, Lease, LocksView
 from groove_trio.words.output import OutputPage
+from groove_trio.words.secret import Secret
 
 
 def url_of(host: str, port: int) -> str:
@@ -59,6 +62,7 @@ class Parts:
     supervisor: Supervisor
     identity: Identity
     refusals: Refusals
+    vault: Vault
 
 
 class Groove:
@@ -240,6 +244,55 @@ class Groove:
         """Who holds what now."""
         return self._parts.broker.view()
 
+    # Stored keys
+
+    async def credentials(self) -> list[CredentialView]:
+        """The stored keys of the user, by provider: names and dates, never a value.
+
+        Raises:
+            SealBroken, VaultUnavailable: They can't be told.
+        """
+        return await self._parts.vault.keys()
+
+    async def set_credential(
+        self, provider: str, value: Secret, *, variable: str | None = None, actor: Actor = OWNER
+    ) -> CredentialView:
+        """Stores a provider's key; one that was stored for it is gone then.
+
+        Args:
+            provider: Whose key it is; one that this groove doesn't know may be another's.
+            value: The key.
+            variable: The environment variable that it is handed over in; None for the first that
+                the provider takes one in.
+            actor: Who asks.
+
+        Raises:
+            BadRequest: It can't be a key, or the provider takes none, or not in this variable.
+            MachineChanged: Others are stored that belong to another machine.
+            SealBroken, VaultUnavailable: Nothing can be stored as it is.
+            Draining, AuditUnavailable: The daemon takes no changes now.
+        """
+        provider = checked_provider(provider)
+        request = CredentialRequest.checked(value, variable)
+        self._check_open()
+        return await self._parts.vault.store(provider, request.variable, request.secret, actor)
+
+    async def remove_credential(self, provider: str, *, actor: Actor = OWNER) -> CredentialView:
+        """Forgets a provider's key.
+
+        Raises:
+            UnknownCredential: None is stored.
+            SealBroken, VaultUnavailable: Nothing can be removed as it is.
+            Draining, AuditUnavailable: The daemon takes no changes now.
+        """
+        provider = checked_provider(provider)
+        self._check_open()
+        return await self._parts.vault.remove(provider, actor)
+
+    def _check_open(self) -> None:
+        if self._parts.supervisor.draining:
+            raise Draining("the daemon shuts down")
+
     # The daemon
 
     async def refused(self, actor: Actor, method: str, path: str, why: str) -> None:
@@ -295,11 +348,43 @@ class Groove:
         *,
         agent: str | None = None,
         action: str | None = None,
+        actor: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
     ) -> AuditPage:
-        """Records of the audit log after a number; a negative one counts from the log's end."""
+        """Records of the audit log after a number; a negative one counts from the log's end.
+
+        Args:
+            after: The number.
+            limit: At most so many.
+            agent: Only records about this agent, by id.
+            action: Only this action, or this family of actions, such as ``knock``.
+            actor: Only what this actor did, ``agent:3fa9c21e``, or this kind of actor, ``agent``.
+            since: Only from this time on, RFC 3339.
+            until: Only before this time.
+
+        Raises:
+            BadRequest: A time is none.
+            AuditUnavailable: The log can't be read.
+        """
         log = self._parts.audit
-        return await log.read(after if after >= 0 else log.seq + after, limit, agent, action)
+        wanted = AuditFilter(
+            agent=agent or "",
+            action=action or "",
+            actor=actor or "",
+            since=_canonical("since", since),
+            until=_canonical("until", until),
+        )
+        return await log.read(after if after >= 0 else log.seq + after, limit, wanted)
 
     async def verify_audit(self) -> Verification:
-        """Reads the whole audit log again and checks its chain."""
-        return await trio.to_thread.run_sync(verify_log, self._parts.audit.directory)
+        """Reads the whole audit log again and checks it: chain, macs, and its checkpoint."""
+        log = self._parts.audit
+        return await trio.to_thread.run_sync(verify_log, log.directory, log.config_dir)
+
+
+def _canonical(name: str, time: str | None) -> str:
+    try:
+        return rfc3339(instant(time)) if time else ""
+    except ValueError as error:
+        raise BadRequest(f"{name}: {shown(time)} is {error}", field=name) from error

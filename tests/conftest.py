@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,20 @@ TEST_DEADLINE_S = 60
 def autojump_clock() -> trio.testing.MockClock:
     """A clock that jumps ahead whenever all tasks wait; never together with real processes."""
     return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_config() -> Iterator[None]:
+    """Keeps every test, and every daemon that one starts, away from the user's own files.
+
+    Not in /tmp: agents can't read what is new beside a hidden path, and tests' files are there.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="groove-config-", dir="/var/tmp") as config,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("XDG_CONFIG_HOME", config)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,15 +16,20 @@ ALIVE = Health(ok=True)
 
 
 class AuditQuery(Word):
-    """Which records: after a number, at most `limit`, of one agent or one action.
+    """Which records: after a number, at most `limit`, and only those that match all the rest.
 
-    A negative `after` counts from the end: ``-10`` gives the last ten.
+    A negative `after` counts from the end: ``-10`` gives the last ten. `action` is an action or a
+    family of them (``knock``), `actor` an actor (``agent:3fa9c21e``) or a kind (``agent``).
+    `since` and `until` are times of RFC 3339, the second the first that does not match.
     """
 
     after: Annotated[int, Meta(ge=-MAX_PAGE, le=2**62)] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
     agent: Annotated[str, Meta(max_length=MAX_NAME)] = ""
     action: Annotated[str, Meta(max_length=MAX_NAME)] = ""
+    actor: Annotated[str, Meta(max_length=2 * MAX_NAME)] = ""
+    since: Annotated[str, Meta(max_length=MAX_NAME)] = ""
+    until: Annotated[str, Meta(max_length=MAX_NAME)] = ""
 
 
 async def health(_call: Call[None, None]) -> Health:
@@ -46,12 +51,18 @@ async def audit(call: Call[AuditQuery, None]) -> AuditPage:
     """Records of the audit log, as they stand in it."""
     query = call.query
     return await call.groove.audit(
-        query.after, query.limit, agent=query.agent or None, action=query.action or None
+        query.after,
+        query.limit,
+        agent=query.agent or None,
+        action=query.action or None,
+        actor=query.actor or None,
+        since=query.since or None,
+        until=query.until or None,
     )
 
 
 async def verify(call: Call[None, None]) -> Verification:
-    """Reads the whole log again and checks its chain."""
+    """Reads the whole log again and checks it: chain, macs, and the checkpoint outside it."""
     return await call.groove.verify_audit()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from groove_trio.api import agents, coordination, daemon
+from groove_trio.api import agents, coordination, credentials, daemon
 from groove_trio.api.calls import Call, Route, decode_body, decode_query
 from groove_trio.api.problems import problem
 from groove_trio.wire.http import Request, Response
@@ -42,8 +42,13 @@ SPAWNING = (
     errors.ContainmentUnavailable,
     errors.SpawnFailed,
     errors.OutOfResources,
+    errors.MachineChanged,
+    errors.SealBroken,
+    errors.VaultUnavailable,
 )
+SEALED = (errors.MachineChanged, errors.SealBroken, errors.VaultUnavailable, *CHANGING)
 AGENT = "/api/agents/{id}"
+CREDENTIAL = "/api/credentials/{provider}"
 UNKNOWN = (errors.UnknownAgent,)
 WRONG = (*UNKNOWN, errors.WrongState, *CHANGING)
 
@@ -158,6 +163,31 @@ ROUTES: Sequence[Route] = (
         body=schemas.CompleteRequest,
         agents=True,
         errors=(*UNKNOWN, errors.UnknownLease, *CHANGING),
+    ),
+    Route(
+        "GET",
+        "/api/credentials",
+        credentials.list_credentials,
+        "The stored keys, without their values",
+        list[schemas.CredentialView],
+        errors=(errors.SealBroken, errors.VaultUnavailable),
+    ),
+    Route(
+        "PUT",
+        CREDENTIAL,
+        credentials.set_credential,
+        "Store a provider's key",
+        schemas.CredentialView,
+        body=schemas.CredentialRequest,
+        errors=(*SEALED, errors.OutOfResources),
+    ),
+    Route(
+        "DELETE",
+        CREDENTIAL,
+        credentials.remove_credential,
+        "Forget a provider's key",
+        schemas.CredentialView,
+        errors=(errors.UnknownCredential, *SEALED),
     ),
     Route(
         "GET",

@@ -21,7 +21,7 @@ from groove_trio import __version__
 from groove_trio.config import Config
 from groove_trio.guard import die_with_guard
 from groove_trio.rules.admission import DEFAULT_HOST
-from groove_trio.shell.spawning import raise_descriptor_limit
+from groove_trio.shell.spawning import forbid_core_dumps, raise_descriptor_limit
 from groove_trio.words.errors import EXIT_FAILURE, GrooveError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     guard_pid = os.getppid()
     die_with_guard()
+    forbid_core_dumps()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.chdir(options.project)
     config = Config(

@@ -19,6 +19,8 @@ from groove_trio.cli.story import Story
 from groove_trio.cli.watch import Watch, alive, watching
 from groove_trio.client import Client, connect_groove
 from groove_trio.rules.scopes import Scope
+from groove_trio.shell.heads import checkpoint_path
+from groove_trio.shell.private import config_directory
 from groove_trio.words.agents import Restart
 from groove_trio.words.base import AgentId
 from groove_trio.words.errors import EXIT_DIFFERS, Locked, ScopeOverlap
@@ -44,6 +46,8 @@ def demo(keep: bool, as_json: bool) -> None:
     project = make_project(Path(tempfile.mkdtemp(prefix="groove-demo-")).resolve() / "project")
     with ExitStack() as clean_up:
         clean_up.callback(shutil.rmtree, project.parent)
+        head = checkpoint_path(config_directory(), project / ".groove/audit")
+        clean_up.callback(head.unlink, missing_ok=True)
         daemon = start_detached(project, port=0)
         clean_up.callback(stop_daemon, project)
         story.note(f"project {project}")

@@ -45,6 +45,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "locks": ("groove_trio.cli.coordination:locks", "Show who holds what."),
     "declare": ("groove_trio.cli.coordination:declare", "Take a lease on paths nobody owns."),
     "complete": ("groove_trio.cli.coordination:complete", "Give leases back."),
+    "credentials": (
+        "groove_trio.cli.credentials:credentials",
+        "Store providers' keys, encrypted for this machine.",
+    ),
     "audit": ("groove_trio.cli.record:audit", "Show or verify the audit log."),
     "events": ("groove_trio.cli.streams:events", "Show what happens, as it happens."),
     "providers": ("groove_trio.cli.agents:providers", "List what can be spawned."),

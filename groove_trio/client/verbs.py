@@ -18,6 +18,7 @@ from groove_trio.client.link import Link
 from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, InstructRequest, StopRequest
 from groove_trio.words.audit import AuditPage, Verification
 from groove_trio.words.base import MAX_NAME, MAX_PAGE, Word
+from groove_trio.words.credentials import CredentialRequest, CredentialView, checked_provider
 from groove_trio.words.daemon import Health, ProviderView, Status
 from groove_trio.words.errors import BadRequest, UnknownAgent, shown
 from groove_trio.words.knocks import Decision, KnockAnswer, KnockRequest, Operation
@@ -30,6 +31,7 @@ from groove_trio.words.leases import (
     LocksView,
 )
 from groove_trio.words.output import OutputPage
+from groove_trio.words.secret import Secret
 
 if TYPE_CHECKING:
     from groove_trio.client.feed import Feed
@@ -206,6 +208,46 @@ class Client:
         """Who holds what now."""
         return await self._call("GET", "/api/locks", LocksView)
 
+    # Stored keys
+
+    async def credentials(self) -> list[CredentialView]:
+        """The stored keys, by provider: names and dates, never a value.
+
+        Raises:
+            SealBroken, VaultUnavailable: They can't be told.
+        """
+        return await self._call("GET", "/api/credentials", list[CredentialView])
+
+    async def set_credential(
+        self, provider: str, value: Secret, *, variable: str | None = None
+    ) -> CredentialView:
+        """Stores a provider's key; one that was stored for it is gone then.
+
+        Args:
+            provider: Whose key it is.
+            value: The key.
+            variable: The environment variable that it is handed over in; None for the first that
+                the provider takes one in.
+
+        Raises:
+            BadRequest: It can't be a key, or the provider takes none, or not in this variable.
+            MachineChanged: Others are stored that belong to another machine.
+            SealBroken, VaultUnavailable: Nothing can be stored as it is.
+        """
+        request = CredentialRequest.checked(value, variable)
+        target = f"/api/credentials/{checked_provider(provider)}"
+        return await self._call("PUT", target, CredentialView, request)
+
+    async def remove_credential(self, provider: str) -> CredentialView:
+        """Forgets a provider's key.
+
+        Raises:
+            UnknownCredential: None is stored.
+            SealBroken, VaultUnavailable: Nothing can be removed as it is.
+        """
+        target = f"/api/credentials/{checked_provider(provider)}"
+        return await self._call("DELETE", target, CredentialView)
+
     # The daemon
 
     async def health(self) -> Health:
@@ -221,14 +263,35 @@ class Client:
         return await self._call("GET", "/api/providers", list[ProviderView])
 
     async def audit(
-        self, after: int = 0, limit: int = MAX_PAGE, *, agent: str = "", action: str = ""
+        self,
+        after: int = 0,
+        limit: int = MAX_PAGE,
+        *,
+        agent: str = "",
+        action: str = "",
+        actor: str = "",
+        since: str = "",
+        until: str = "",
     ) -> AuditPage:
-        """Records of the audit log after a number; a negative one counts from the end."""
-        query = _query(after=after, limit=limit, agent=agent, action=action)
+        """Records of the audit log after a number; a negative one counts from the end.
+
+        `agent` is an id; `action` an action or a family (``knock``); `actor` an actor
+        (``agent:3fa9c21e``) or a kind (``agent``); `since` and `until` are times of RFC 3339, the
+        second the first that does not match.
+        """
+        query = _query(
+            after=after,
+            limit=limit,
+            agent=agent,
+            action=action,
+            actor=actor,
+            since=since,
+            until=until,
+        )
         return await self._call("GET", "/api/audit" + query, AuditPage)
 
     async def verify_audit(self) -> Verification:
-        """Has the daemon read its whole audit log again and check the chain."""
+        """Has the daemon read its whole audit log again and check it."""
         return await self._call("GET", "/api/audit/verify", Verification)
 
     def events(self, after: int | None = None, *, tries: int = 8) -> Feed:

@@ -103,6 +103,20 @@ class Provider(Protocol):
 
 
 @runtime_checkable
+class Keyed(Protocol):
+    """A provider whose program may be handed a stored key; all others never are.
+
+    Attributes:
+        credentials: The environment variables that it takes a key in, such as
+            ``("ANTHROPIC_API_KEY",)``, the usual one first. One key is stored for a provider, and
+            it is handed over in one of these and no other.
+    """
+
+    @property
+    def credentials(self) -> tuple[str, ...]: ...  # noqa: D102 - the class docstring lists them
+
+
+@runtime_checkable
 class Choosy(Protocol):
     """A provider that tells what a spec lacks before anything is reserved, recorded or started."""
 

@@ -12,8 +12,11 @@ kernel has forgotten which pages it lost, so a later good sync proves nothing ab
 who wait are told, nothing more is taken until a sync works, and the repair names how many
 records are in doubt.
 
-A segment that has grown past `SEGMENT_BYTES` is synced before the next begins; that sync, once
-in some 200,000 records, is the one that holds up the trio thread.
+A segment that has grown past `SEGMENT_BYTES`, or whose times the clock has fallen behind, is
+synced before the next begins; that sync, once in some 150,000 records, is the one that holds up
+the trio thread.
+
+The head is told to a file outside the log after the log was synced (see `vouch`).
 """
 
 from __future__ import annotations
@@ -27,14 +30,25 @@ from pathlib import Path
 
 import trio
 
-from groove_trio.rules.chain import AUDIT_CLOSE, AUDIT_OPEN, digest_of, seal
+from groove_trio.rules.chain import (
+    AUDIT_ACCEPT,
+    AUDIT_CHECKPOINT,
+    AUDIT_CLOCK,
+    AUDIT_CLOSE,
+    AUDIT_OPEN,
+    CLOCK_SLACK_NS,
+    digest_of,
+)
 from groove_trio.rules.damage import Damage
 from groove_trio.shell.commit import GroupCommit
-from groove_trio.shell.segments import MAX_LINE, read_page, verify_log
+from groove_trio.shell.heads import look, verify_log
+from groove_trio.shell.private import config_directory
+from groove_trio.shell.segments import read_page
 from groove_trio.shell.tape import Tape
-from groove_trio.words.actors import SYSTEM
-from groove_trio.words.audit import AuditEntry, AuditPage
-from groove_trio.words.clock import rfc3339
+from groove_trio.shell.vouch import Vouch
+from groove_trio.words.actors import OWNER, SYSTEM
+from groove_trio.words.audit import AuditEntry, AuditFilter, AuditPage
+from groove_trio.words.clock import parse_rfc3339, rfc3339
 from groove_trio.words.errors import AuditUnavailable, UnsafeState
 
 __all__ = ["AuditLog", "open_audit", "verify_log"]
@@ -43,23 +57,45 @@ SEGMENT_BYTES = 64 * 2**20
 SYNC_LAG_S = 0.03  # records are synced within 50 ms, of which the disk takes some
 CLOSE_S = 10.0  # how long the last sync may take
 
+ALL = AuditFilter()
+
 
 class AuditLog:
     """The log of one project; got from `open_audit`, used from the trio thread.
 
     Attributes:
         directory: Where the segments are.
+        config_dir: The user's own directory, with the seed and the checkpoint.
         seq: Number of the last record written.
     """
 
     def __init__(
-        self, directory: Path, *, clock: Callable[[], int], segment_bytes: int = SEGMENT_BYTES
+        self,
+        directory: Path,
+        *,
+        clock: Callable[[], int],
+        config_dir: Path,
+        segment_bytes: int = SEGMENT_BYTES,
+        accept: bool = False,
     ) -> None:
         self.directory = directory
         self._clock = clock
+        self.config_dir = config_dir
         self._tape = Tape(directory, segment_bytes)
-        self.seq, self._head, torn = self._tape.tail
-        self._damage = Damage(torn)
+        try:
+            standing = look(config_dir, directory, self._tape.segments, accept=accept)
+            self._seal, tail = standing.seal, standing.tail
+            self._vouch = Vouch(config_dir, directory, standing.log)
+            self.seq, self._head = tail.seq, tail.head
+            if standing.new:
+                self._vouch.tell()  # before the first record: no log of ours is without one
+            self._tape.open()
+        except BaseException:
+            self._tape.close()
+            raise
+        self._objection = standing.objection
+        self._latest = parse_rfc3339(tail.time) if tail.time else 0  # no record is later
+        self._damage = Damage(tail.torn)
         self._doubtful = range(0)  # numbers of records that a failed sync may have lost
         self._commit = GroupCommit(self._prepare_sync, SYNC_LAG_S)
         self._failures = 0
@@ -109,69 +145,66 @@ class AuditLog:
         await self.durable(seq)
         return seq
 
-    async def read(
-        self,
-        after: int = 0,
-        limit: int = 100,
-        agent: str | None = None,
-        action: str | None = None,
-    ) -> AuditPage:
+    async def read(self, after: int = 0, limit: int = 100, wanted: AuditFilter = ALL) -> AuditPage:
         """A page of records after number `after`; see `segments.read_page`. Always checkpoints.
 
         Raises:
             AuditUnavailable: The log can't be read.
         """
         try:
-            return await trio.to_thread.run_sync(
-                read_page, self.directory, after, limit, agent, action
-            )
+            return await trio.to_thread.run_sync(read_page, self.directory, wanted, after, limit)
         except (OSError, UnsafeState) as error:
             raise AuditUnavailable("The audit log cannot be read.") from error
 
     # Writing
 
     def _append(self, entries: Sequence[AuditEntry]) -> int:
+        now, set_back = self._now()
+        if set_back:
+            entries = [_clock_entry(self._latest), *entries]
         repairing = self._damage.why is not None
         if repairing:
             entries = [self._damage.repair(), *entries]
-        lines, head = self._sealed(entries)
+        lines, head = self._seal.lines(entries, self.seq + 1, rfc3339(now), self._head)
         data = self._damage.ending + b"".join(lines)
-        written, error = self._write(data)
+        written, error = self._write(data, anew=set_back)
         if error is not None:
             if whole := self._damage.write_failed(lines, data[:written], _name(error)):
                 self.seq += whole
                 self._head = digest_of(lines[whole - 1][:-1])
+                self._latest = now
             self._commit.changed(self.seq)  # so that the task tries a repair
             raise _unavailable(error) from error
         self.seq += len(lines)
-        self._head = head
+        self._head, self._latest = head, now
         if repairing:
             self._damage.mended()
         self._commit.changed(self.seq)
         return self.seq
 
-    def _sealed(self, entries: Sequence[AuditEntry]) -> tuple[list[bytes], str]:
-        now = rfc3339(self._clock())
-        seq, head = self.seq, self._head
-        lines: list[bytes] = []
-        for entry in entries:
-            seq += 1
-            line, digest = seal(entry, seq, now, head)
-            if len(line) > MAX_LINE:
-                line, digest = seal(_stub(entry, line), seq, now, head)
-            head = digest
-            lines.append(line)
-        return lines, head
+    def _now(self) -> tuple[int, bool]:
+        """The time for the next records, and whether the clock was set back further than allowed.
 
-    def _write(self, data: bytes) -> tuple[int, OSError | None]:
-        """Writes at the end of the log, in a new segment if the last is full."""
-        if self._tape.full and not self._damage.torn:
+        A torn piece is repaired in its own segment, so the time stands still until then.
+        """
+        now = self._clock()
+        if now >= self._latest:
+            return now, False
+        if self._latest - now <= CLOCK_SLACK_NS or self._damage.torn:
+            return self._latest, False
+        return now, True
+
+    def _write(self, data: bytes, *, anew: bool) -> tuple[int, OSError | None]:
+        """Writes at the end of the log, in a new segment if the last is full or must end."""
+        must = anew and not self._tape.fresh
+        if must or (self._tape.full and not self._damage.torn):
             try:
                 self._tape.sync()
             except OSError as error:
                 self._sync_failed(error)
                 return 0, error
-            self._tape.roll()
+            if not self._tape.roll() and must:
+                return 0, OSError(errno.EIO, "no segment can be begun")
         return self._tape.write(data)
 
     # Syncing
@@ -182,10 +215,15 @@ class AuditLog:
         Raises:
             AuditUnavailable: The log can't be written.
         """
-        detail = {"pid": os.getpid()}
-        seq = self.append([AuditEntry(actor=SYSTEM, action=AUDIT_OPEN, detail=detail)])
+        entries = [AuditEntry(actor=SYSTEM, action=AUDIT_OPEN, detail={"pid": os.getpid()})]
+        if self._objection is not None:
+            detail = self._objection.fields
+            entries.insert(0, AuditEntry(actor=OWNER, action=AUDIT_ACCEPT, detail=detail))
+        seq = self.append(entries)
         try:
             await trio.to_thread.run_sync(self._tape.sync)
+            self._vouch.synced = (seq, self._head)
+            await trio.to_thread.run_sync(self._vouch.tell)
         except OSError as error:
             raise _unavailable(error) from error
         self._commit.done = seq
@@ -194,6 +232,15 @@ class AuditLog:
         """Syncs, and repairs, whenever there is something to, until cancelled."""
         await self._commit.run()
 
+    async def keep_vouched(self) -> None:
+        """Tells the head to the checkpoint after syncs, until cancelled."""
+        await self._vouch.run(self._commit, self._report)
+
+    def _report(self, error: str | None) -> None:
+        entry = AuditEntry(actor=SYSTEM, action=AUDIT_CHECKPOINT, detail={"error": error})
+        with suppress(AuditUnavailable):
+            self.append([entry])
+
     def _prepare_sync(self) -> Callable[[], None]:
         if self._commit.failures != self._failures:
             self._failures = self._commit.failures
@@ -201,15 +248,27 @@ class AuditLog:
         if self._damage.why is not None and self._commit.error is None:
             with suppress(AuditUnavailable):
                 self._append(())
-        return self._tape.sync_job()
+        sync, head = self._tape.sync_job(), (self.seq, self._head)
+
+        def job() -> None:
+            sync()
+            self._vouch.synced = head
+
+        return job
 
     def _sync_failed(self, error: OSError | None) -> None:
         self._doubtful = range(self._commit.done + 1, self.seq + 1)
         self._damage.sync_failed(len(self._doubtful), _name(error))
 
     def close(self) -> None:
-        """Syncs for the last time and lets the files go; blocks for the disk."""
-        self._tape.close()
+        """Syncs and vouches for the last time and lets the files go; blocks for the disk."""
+        try:
+            with suppress(OSError, UnsafeState):
+                self._tape.sync()
+                self._vouch.synced = (self.seq, self._head)
+                self._vouch.tell()
+        finally:
+            self._tape.close()
 
 
 @asynccontextmanager
@@ -217,7 +276,9 @@ async def open_audit(
     directory: Path,
     *,
     clock: Callable[[], int] = time.time_ns,
+    config_dir: Path | None = None,
     segment_bytes: int = SEGMENT_BYTES,
+    accept: bool = False,
 ) -> AsyncGenerator[AuditLog]:
     """Opens the log of a project for writing, with ``audit.open``; ends it with ``audit.close``.
 
@@ -227,21 +288,31 @@ async def open_audit(
     Args:
         directory: Made, private, if it is not there; its parent must be.
         clock: Nanoseconds since the epoch.
+        config_dir: Where the seed and the checkpoint are; the user's own directory if not told.
         segment_bytes: The size past which the next segment begins.
+        accept: Whether to go on with a log that is not what its checkpoint knows, and record so.
 
     Raises:
         AlreadyRunning: Another process writes this log.
+        AuditTampered: The log is not what its checkpoint knows.
         UnsafeState: A file has the wrong owner, mode or type, or the last line is damaged.
         AuditUnavailable: The log can't be written.
     """
     try:
-        log = AuditLog(directory, clock=clock, segment_bytes=segment_bytes)
+        log = AuditLog(
+            directory,
+            clock=clock,
+            config_dir=config_dir or config_directory(),
+            segment_bytes=segment_bytes,
+            accept=accept,
+        )
     except OSError as error:
         raise _unavailable(error) from error
     try:
         await log.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(log.keep_synced)
+            nursery.start_soon(log.keep_vouched)
             try:
                 yield log
             finally:
@@ -254,10 +325,37 @@ async def open_audit(
             await trio.to_thread.run_sync(log.close, abandon_on_cancel=True)
 
 
-def _stub(entry: AuditEntry, line: bytes) -> AuditEntry:
-    """What is recorded in place of a detail too large to be read back."""
-    detail = {"bytes": len(line), "sha256": digest_of(line)}
-    return AuditEntry(actor=entry.actor, action=entry.action, agent=entry.agent, detail=detail)
+def accept_log(directory: Path, config_dir: Path | None = None) -> str | None:
+    """Goes on with a log that is not what its checkpoint knows; runs a loop of its own.
+
+    Returns:
+        What was wrong; None if nothing was, and then nothing was recorded.
+
+    Raises:
+        AlreadyRunning, UnsafeState, AuditUnavailable: As `open_audit`.
+    """
+    config_dir = config_dir or config_directory()
+    try:
+        tape = Tape(directory, SEGMENT_BYTES)
+        try:
+            objection = look(config_dir, directory, tape.segments, accept=True).objection
+        finally:
+            tape.close()
+    except OSError as error:
+        raise _unavailable(error) from error
+    if objection is None:
+        return None
+
+    async def work() -> None:
+        async with open_audit(directory, config_dir=config_dir, accept=True):
+            pass
+
+    trio.run(work)
+    return str(objection.fields["problem"])
+
+
+def _clock_entry(latest: int) -> AuditEntry:
+    return AuditEntry(actor=SYSTEM, action=AUDIT_CLOCK, detail={"before": rfc3339(latest)})
 
 
 def _name(error: OSError | None) -> str:

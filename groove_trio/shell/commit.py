@@ -39,6 +39,7 @@ class GroupCommit:
         self._dirty = False
         self._closed = False
         self._idle = trio.lowlevel.ParkingLot()
+        self._progress = trio.lowlevel.ParkingLot()
         self._hurry = trio.lowlevel.ParkingLot()
         self._running = _Group()
         self._next = _Group()
@@ -69,6 +70,11 @@ class GroupCommit:
         await group.waiting.park()
         if group.error is not None:
             raise group.error
+
+    async def beyond(self, version: int) -> None:
+        """Waits until a change after `version` is durable, and hurries nobody."""
+        while self.done <= version:
+            await self._progress.park()
 
     async def run(self) -> None:
         """Commits whenever there is something to commit, until cancelled."""
@@ -103,6 +109,7 @@ class GroupCommit:
             self._dirty |= self.error is not None  # once more, so that the owner can tell of it
             self.error = None
             self.done = version
+            self._progress.unpark_all()
         self._running = _Group()
         group.end(self.error)
 

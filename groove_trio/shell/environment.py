@@ -15,9 +15,16 @@ from groove_trio.words.errors import BadRequest
 
 
 def environment(
-    ours: Mapping[str, str], spec: AgentSpec, launch: Launch, place: Place
+    ours: Mapping[str, str],
+    spec: AgentSpec,
+    launch: Launch,
+    place: Place,
+    keys: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The whole environment of an agent: inherited, then the spec's, the provider's, ours."""
+    """The whole environment of an agent: inherited, then a key, the spec's, the provider's, ours.
+
+    With `keys`, what is returned holds a bare secret: hand it to exec and keep it nowhere.
+    """
     inherited = {
         name: value
         for name, value in ours.items()
@@ -30,7 +37,7 @@ def environment(
         PROJECT_VARIABLE: place.project,
         "TMPDIR": place.tmp,
     }
-    return {**inherited, **spec.env, **launch.env, **fixed}
+    return {**inherited, **(keys or {}), **spec.env, **launch.env, **fixed}
 
 
 def check_environment(spec: AgentSpec) -> None:

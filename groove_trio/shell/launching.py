@@ -68,6 +68,9 @@ class OpenTree(Protocol):
         ...
 
 
+HandOver = Callable[[AgentId, AgentSpec, Provider, Launch], Awaitable[Mapping[str, str]]]
+"""`Vault.hand_over`: the variables that an agent's program gets a stored key in."""
+
 OpenConfined = Callable[[Agent, Launch, Place, Mapping[str, str], int, int | None], Awaitable[Tree]]
 """`Confining.open`: agent, launch, place, environment, working directory, descriptor limit."""
 
@@ -86,6 +89,7 @@ class Launcher:
         missing: What each other level needs that this kernel lacks, in words.
         confined: What starts a program behind gate or wall; needed for these levels alone.
         descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
+        hand_over: What hands a stored key over; without it, none is.
         open_tree: What starts a tree.
     """
 
@@ -98,6 +102,7 @@ class Launcher:
     missing: Callable[[], Mapping[Containment, str]] = dict
     confined: OpenConfined | None = None
     descriptor_limit: int | None = None
+    hand_over: HandOver | None = None
     open_tree: OpenTree = open_tree
 
     def check(self, spec: AgentSpec) -> tuple[AgentSpec, Containment]:
@@ -177,8 +182,13 @@ class Launcher:
             url=self.url,
             tmp=str(self.store.tmp(agent.id)),
         )
-        launch = ask_provider(self.provider(agent.spec.provider), agent.spec, place)
-        env = environment(os.environ, agent.spec, launch, place)
+        provider = self.provider(agent.spec.provider)
+        launch = ask_provider(provider, agent.spec, place)
+        # The last thing before the start, so that a key is bare for as short as can be.
+        keys: Mapping[str, str] = {}
+        if self.hand_over is not None:
+            keys = await self.hand_over(agent.id, agent.spec, provider, launch)
+        env = environment(os.environ, agent.spec, launch, place, keys)
         directory = open_directory(place.cwd)
         try:
             if agent.status.containment != "hooks":

@@ -1,8 +1,10 @@
-"""The audit log on disk, read: its segments, their tail, a page of records, the verification.
+"""The audit log on disk, read: its segments, their tail, one record, a page of records.
 
 A log is a directory of files ``00000001.jsonl``, ``00000002.jsonl`` and so on, each a run of
 lines; the chain goes through all of them. A segment begins with a whole record, and no segment
-but the last ends within a line. Nothing here writes.
+but the last ends within a line. Within a segment, numbers and times only grow, so a place in it
+is found by bisection: a page from the end of a log takes a few reads, however long the log is.
+Nothing here writes.
 """
 
 from __future__ import annotations
@@ -10,8 +12,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,20 +20,21 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from groove_trio.rules.chain import GENESIS, TORN_END, Flaw, Verifier, digest_of, open_line
-from groove_trio.words.audit import AuditPage, Verification
+from groove_trio.rules.chain import TORN_END, Record, Seal, digest_of, open_line
+from groove_trio.words.audit import AuditFilter, AuditPage
 from groove_trio.words.base import MAX_PAGE
 from groove_trio.words.errors import UnsafeState, shown
 
-MAX_LINE = 4 * 2**20
-"""No record comes near it: the largest, a lease on 64 paths of 4,096 characters, is under 2 MiB."""
+PAGE_BYTES = 2 * 2**20
+"""Of records in one answer: a thousand of 2 KiB."""
 
-PAGE_BYTES = 2 * 2**20  # of records in one answer
-SCAN_BYTES = 32 * 2**20  # read for one answer: about 0.1 s
+SCAN_BYTES = 32 * 2**20
+"""Read for one answer: about 0.1 s."""
+
 _WINDOW = 65_536
-_NEAR = 65_536  # a binary search ends here; reading on is as cheap
+_NEAR = 8_192  # a bisection ends here; reading on is as cheap
 _NAME = re.compile(r"\A[0-9]{8}\.jsonl\Z")
-_SEQ = re.compile(rb'\A\{"seq":([0-9]{1,19}),')
+_START = re.compile(rb'\A\{"seq":([0-9]{1,19}),"time":"([^"]{1,40})"')
 
 
 class Tail(NamedTuple):
@@ -40,16 +42,27 @@ class Tail(NamedTuple):
 
     seq: int
     head: str
+    time: str
     torn: bytes
+
+
+class _At(NamedTuple):
+    """Where a record stands in its segment, and what it begins with."""
+
+    offset: int
+    seq: int
+    time: bytes
 
 
 class _Head(Struct):
     """The fields that a page is filtered by."""
 
+    actor: str
     action: str
     agent: str | None
 
 
+_encode = msgspec.json.Encoder().encode
 _head_of = msgspec.json.Decoder(_Head).decode
 
 
@@ -63,24 +76,68 @@ def list_segments(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _NAME.match(path.name))
 
 
-def find_tail(segments: Sequence[Path]) -> Tail:
-    """Finds where to go on writing. Reads backwards, as much as it needs.
+def check_gaps(segments: Sequence[Path]) -> None:
+    """Checks that no segment is missing.
 
     Raises:
-        UnsafeState: The last whole line is not a record: it was changed by someone else.
+        UnsafeState: One is; what comes next would stand in a log that can't be verified.
+    """
+    for number, path in enumerate(segments, 1):
+        if int(path.stem) != number:
+            raise UnsafeState(
+                f"Segment {number} of the audit log in {shown(str(path.parent))} is missing. "
+                "Put it back, or move the directory away to start a new log.",
+                path=str(segment_path(path.parent, number)),
+                reason="it is missing",
+            )
+
+
+def log_of(segments: Sequence[Path]) -> str | None:
+    """The id of a log: what its first record names in place of one before; None without one.
+
+    Raises:
+        UnsafeState: The first line is not a record.
+    """
+    for path in segments:
+        with _opened(path) as file:
+            if found := _next_record(file):
+                file.seek(found.offset)
+                return _sound(path, file.readline()[:-1]).prev
+    return None
+
+
+def find_tail(segments: Sequence[Path], seal: Seal | None) -> Tail:
+    """Finds where to go on writing. Reads backwards, as much as it needs.
+
+    Args:
+        segments: All of them.
+        seal: The last record must be sealed under its key.
+
+    Raises:
+        UnsafeState: The last whole line is not a record, or not ours: somebody changed it.
     """
     torn = b""
     for path in reversed(segments):
         with _opened(path) as file:
-            line, rest = _last_record(path, file)
+            line, rest = _last_record(file)
         torn = rest + torn
-        if line:
-            return Tail(open_line(line).seq, digest_of(line), torn)
-    return Tail(0, GENESIS, torn)
+        if line is not None:
+            record = _sound(path, line, seal)
+            return Tail(record.seq, digest_of(line), record.time, torn)
+    return Tail(0, "", "", torn)
 
 
-def _last_record(path: Path, file: BinaryIO) -> tuple[bytes, bytes]:
-    """The last record's line without its newline (empty if there is none), and all after it."""
+def find_line(directory: Path, seq: int) -> bytes | None:
+    """The line of one record, its newline left out; None if there is none of that number."""
+    for line in _lines_after(directory, AuditFilter(), seq - 1):
+        found = _START.match(line)
+        if found and not line.endswith(TORN_END) and int(found[1]) >= seq:
+            return line[:-1] if int(found[1]) == seq else None
+    return None
+
+
+def _last_record(file: BinaryIO) -> tuple[bytes | None, bytes]:
+    """The last whole line without its newline, torn ones passed over, and all after it."""
     size = file.seek(0, os.SEEK_END)
     window = min(_WINDOW, size)
     while True:
@@ -89,183 +146,163 @@ def _last_record(path: Path, file: BinaryIO) -> tuple[bytes, bytes]:
         end = data.rfind(b"\n") + 1
         while end:
             start = data.rfind(b"\n", 0, end - 1) + 1
-            line = data[start : end - 1]
             if not start and window < size:
                 break  # the line may begin before the window
             if not data.endswith(TORN_END, start, end):
-                return _sound(path, line), data[end:]
+                return data[start : end - 1], data[end:]
             end = start
         if window == size:
-            return b"", data
+            return None, data
         window = min(window * 8, size)
 
 
-def _sound(path: Path, line: bytes) -> bytes:
+def _sound(path: Path, line: bytes, seal: Seal | None = None) -> Record:
+    reason = "it was not sealed with this user's seed"
     try:
-        open_line(line)
+        record = open_line(line)
+        if seal is None or seal.holds(line):
+            return record
     except ValueError as error:
-        raise UnsafeState(
-            f"The last line of the audit log, in {shown(str(path))}, is damaged: {error}. "
-            "`groove-trio audit verify` says more; move the directory away to start a new log.",
-            path=str(path),
-            reason=str(error),
-        ) from error
-    return line
+        reason = str(error)
+    raise UnsafeState(
+        f"The audit log, in {shown(str(path))}, can't be continued: {reason}. It was changed, "
+        "or written by an earlier version or another user. `groove-trio audit verify` says "
+        "more; move the directory away to start a new log.",
+        path=str(path),
+        reason=reason,
+    )
 
 
-def read_page(
-    directory: Path, after: int, limit: int, agent: str | None, action: str | None
-) -> AuditPage:
+def read_page(directory: Path, wanted: AuditFilter, after: int, limit: int) -> AuditPage:
     """Records after number `after` that match; blocks for the disk.
 
-    `action` names one action or, before a dot, a family: ``knock`` is also ``knock.denied``.
     At most `limit` records, `PAGE_BYTES` of them and `SCAN_BYTES` looked at: a page may be
     empty and there still be more. ``next`` is where to go on.
     """
-    wanted = _Filter(agent, action)
+    matches = _matcher(wanted)
     limit = max(1, min(limit, MAX_PAGE))
     records: list[msgspec.Raw] = []
     seen, scanned, size = max(after, 0), 0, 0
-    for line in _lines_after(directory, seen):
+    for line in _lines_after(directory, wanted, seen):
         if len(records) == limit or size > PAGE_BYTES or scanned > SCAN_BYTES:
             return AuditPage(records=records, next=seen, more=True)
         scanned += len(line)
-        found = _SEQ.match(line)
+        found = _START.match(line)
         if found is None or line.endswith(TORN_END) or int(found[1]) <= seen:
             continue
-        if wanted.matches(line):
+        if matches(line, found[2]):
             records.append(msgspec.Raw(line[:-1]))
             size += len(line)
         seen = int(found[1])
     return AuditPage(records=records, next=seen, more=False)
 
 
-class _Filter:
-    def __init__(self, agent: str | None, action: str | None) -> None:
-        self.agent, self.action = agent, action
-        # Most lines are ruled out by their bytes alone, ten times as fast as by decoding.
-        self.needle = b"" if agent is None else b'"agent":' + msgspec.json.encode(agent)
+def _matcher(wanted: AuditFilter) -> Callable[[bytes, bytes], bool]:
+    """Whether a line and its time match; bytes are looked for before anything is decoded."""
+    needles = [
+        b'"%b":%b' % (name, _encode(text).removesuffix(b'"' if open_ended else b""))
+        for name, text, open_ended in (
+            (b"agent", wanted.agent, False),
+            (b"action", wanted.action, True),
+            (b"actor", wanted.actor, True),
+        )
+        if text
+    ]
+    since, until = wanted.since.encode(), wanted.until.encode() or b"~"
 
-    def matches(self, line: bytes) -> bool:
-        if self.agent is None and self.action is None:
-            return True
-        if self.needle not in line:
+    def matches(line: bytes, time: bytes) -> bool:
+        if not since <= time < until:
             return False
-        try:
-            head = _head_of(line)
-        except (msgspec.MsgspecError, RecursionError):
-            return False
-        if self.agent is not None and head.agent != self.agent:
-            return False
-        action = self.action
-        return action is None or head.action == action or head.action.startswith(f"{action}.")
+        for needle in needles:
+            if needle not in line:
+                return False
+        return not needles or _fits(wanted, line)
+
+    return matches
 
 
-def _lines_after(directory: Path, after: int) -> Iterator[bytes]:
-    """All whole lines, beginning not later than with record ``after + 1``."""
+def _fits(wanted: AuditFilter, line: bytes) -> bool:
+    try:
+        head = _head_of(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return (
+        wanted.agent in {"", head.agent}
+        and _of_family(head.action, wanted.action, ".")
+        and _of_family(head.actor, wanted.actor, ":")
+    )
+
+
+def _of_family(name: str, wanted: str, mark: str) -> bool:
+    return not wanted or name == wanted or name.startswith(wanted + mark)
+
+
+def _lines_after(directory: Path, wanted: AuditFilter, after: int) -> Iterator[bytes]:
+    """Whole lines, all that can match after record `after` among them.
+
+    Of what is passed over, the last record is among them too: so is told how far one has looked.
+    """
+    since, until = wanted.since.encode(), wanted.until.encode() or b"~"
+    for path in _segments_after(directory, after):
+        with _opened(path) as file:
+            last = _last_record(file)[0] or b""
+            told = _START.match(last)
+            if told and told[2] < since:
+                yield last + b"\n"
+                continue
+            file.seek(_offset_near(file, after, since))
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                yield line
+                found = _START.match(line)
+                if found and found[2] >= until and not line.endswith(TORN_END):
+                    yield last + b"\n"
+                    break
+
+
+def _segments_after(directory: Path, after: int) -> list[Path]:
+    """The segments from the one on that record ``after + 1`` stands in."""
     segments = list_segments(directory)
     low, high = 0, len(segments)
+    middle = high - 1  # the last is asked for most
     while high - low > 1:
-        middle = (low + high) // 2
         first = _first_seq(segments[middle])
         if first is not None and first <= after + 1:
             low = middle
         else:
             high = middle
-    for index, path in enumerate(segments[low:]):
-        with _opened(path) as file:
-            if not index:
-                file.seek(_offset_near(file, after))
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                yield line
+        middle = (low + high) // 2
+    return segments[low:]
 
 
 def _first_seq(path: Path) -> int | None:
     with _opened(path) as file:
         found = _next_record(file)
-    return None if found is None else found[1]
+    return None if found is None else found.seq
 
 
-def _offset_near(file: BinaryIO, after: int) -> int:
-    """An offset at the start of a line, before record ``after + 1`` and close to it."""
+def _offset_near(file: BinaryIO, after: int, since: bytes) -> int:
+    """An offset at the start of a line, before what is looked for and close to it."""
     low, high = 0, file.seek(0, os.SEEK_END)
     while high - low > _NEAR:
         middle = (low + high) // 2
         file.seek(middle)
         file.readline()
         found = _next_record(file)
-        if found is None or found[0] >= high or found[1] > after:
+        if found is None or found.offset >= high or (found.seq > after and found.time >= since):
             high = middle
         else:
-            low = found[0]
+            low = found.offset
     return low
 
 
-def _next_record(file: BinaryIO) -> tuple[int, int] | None:
-    """Offset and number of the first record from here on."""
-    while line := file.readline():
-        if (found := _SEQ.match(line)) and not line.endswith(TORN_END):
-            return file.tell() - len(line), int(found[1])
+def _next_record(file: BinaryIO) -> _At | None:
+    """The first whole record from here on."""
+    while (line := file.readline()).endswith(b"\n"):
+        if (found := _START.match(line)) and not line.endswith(TORN_END):
+            return _At(file.tell() - len(line), int(found[1]), found[2])
     return None
-
-
-def verify_log(directory: Path) -> Verification:
-    """Reads a whole log and checks its chain; needs no daemon and changes nothing.
-
-    Blocks for the disk: about 250,000 records a second. Takes any bytes.
-
-    Raises:
-        OSError: A file can't be read.
-    """
-    verifier = Verifier()
-    try:
-        segments = list_segments(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return _verdict(verifier, None, "there is no audit log here")
-    if not segments:
-        return _verdict(verifier, None, "there is no segment: the log is empty or was removed")
-    for number, path in enumerate(segments, 1):
-        if path != segment_path(directory, number):
-            return _verdict(verifier, f"{number}:1", f"segment {number} is missing")
-        before = verifier.lines
-        flaw = _verify_segment(verifier, path)
-        if flaw is not None:
-            return _verdict(verifier, f"{number}:{flaw.line - before}", flaw.problem)
-    return _verdict(verifier, None, None)
-
-
-def _verify_segment(verifier: Verifier, path: Path) -> Flaw | None:
-    try:
-        with _opened(path) as file:
-            while line := file.readline(MAX_LINE):
-                if not line.endswith(b"\n"):
-                    line += _rest(file)
-                if flaw := verifier.feed(line):
-                    return flaw
-    except UnsafeState as error:
-        return Flaw(verifier.lines + 1, error.detail)
-    return verifier.end()
-
-
-def _rest(file: BinaryIO) -> bytes:
-    """The rest of a line that a daemon may be writing just now."""
-    for _ in range(5):
-        if rest := file.readline(MAX_LINE):
-            return rest
-        time.sleep(0.005)
-    return b""
-
-
-def _verdict(verifier: Verifier, bad_line: str | None, problem: str | None) -> Verification:
-    return Verification(
-        ok=problem is None,
-        records=verifier.seq,
-        head=verifier.head,
-        bad_line=bad_line,
-        problem=problem,
-    )
 
 
 @contextmanager

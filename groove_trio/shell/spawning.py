@@ -11,13 +11,17 @@ import errno
 import os
 import resource
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from groove_trio.words.errors import GrooveError, OutOfResources, SpawnFailed, shown
 
 HEADROOM = 32
 """Descriptors that spawning leaves free, so that what runs can still be watched and stopped."""
+
+NO_CORE = 1
+"""The limit under which Linux writes no core dump: one byte holds none, and of a pipe to a program,
+for which a limit counts for nothing else, the kernel takes 1 to mean "not at all" (coredump.c)."""
 
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}
 
@@ -45,7 +49,7 @@ class Command:
     argv: list[str]
     cwd: str
     place: int | None
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)  # it may hold a key
     descriptor_limit: int | None
     pass_fds: tuple[int, ...] = ()
 
@@ -162,3 +166,12 @@ def raise_descriptor_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return soft
+
+
+def forbid_core_dumps() -> None:
+    """Has this process, and all that it starts, leave no image of its memory when it crashes.
+
+    The daemon's memory holds the key to stored keys, an agent's environment one of them. The limit
+    is inherited and can't be raised again by whoever is not root.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (NO_CORE, NO_CORE))

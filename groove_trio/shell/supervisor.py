@@ -24,15 +24,14 @@ from pathlib import Path
 import trio
 
 from groove_trio.providers.base import Provider
-from groove_trio.providers.command import CommandProvider
-from groove_trio.providers.demo import DemoProvider
+from groove_trio.providers.known import known_providers
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.census import Census
 from groove_trio.shell.changing import Changing
 from groove_trio.shell.holding import Holdings
 from groove_trio.shell.hub import Hub
-from groove_trio.shell.launching import AVAILABLE, Launcher, OpenConfined, OpenTree
+from groove_trio.shell.launching import AVAILABLE, HandOver, Launcher, OpenConfined, OpenTree
 from groove_trio.shell.life import Life
 from groove_trio.shell.opening import open_tree
 from groove_trio.shell.starting import Starting
@@ -64,6 +63,7 @@ class Supervisor:
         missing: What each other level needs that this kernel lacks, in words.
         confined: What starts a program behind gate or wall.
         descriptor_limit: Soft limit of descriptors for agents, if not the daemon's own.
+        hand_over: What hands stored keys over to those who need them; without it, none are.
         open_tree: What starts a tree.
         draw: Numbers from 0 to 1 for the jitter of waits.
     """
@@ -82,10 +82,10 @@ class Supervisor:
         missing: Callable[[], Mapping[Containment, str]] = dict,
         confined: OpenConfined | None = None,
         descriptor_limit: int | None = None,
+        hand_over: HandOver | None = None,
         open_tree: OpenTree = open_tree,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        known: list[Provider] = [CommandProvider(), DemoProvider(), *providers]
         self._broker = broker
         self._census = census
         self._store = store = Store(project)
@@ -97,11 +97,12 @@ class Supervisor:
             url=url,
             store=store,
             census=census,
-            providers={each.name: each for each in known},
+            providers=known_providers(providers),
             containment=containment,
             missing=missing,
             confined=confined,
             descriptor_limit=descriptor_limit,
+            hand_over=hand_over,
             open_tree=open_tree,
         )
         life = Life(table, hub, launcher.start, holdings.release, draw)

@@ -16,23 +16,23 @@ from contextlib import suppress
 from pathlib import Path
 
 from groove_trio.shell.files import check_private, ensure_private_dir, open_private, sync_directory
-from groove_trio.shell.segments import find_tail, list_segments, segment_path
+from groove_trio.shell.segments import list_segments, segment_path
 from groove_trio.words.errors import AlreadyRunning, UnsafeState
 
 
 class Tape:
-    """The end of a log, open for writing.
+    """The end of a log; locked from the start, open for writing after `open`.
 
     Args:
         directory: Made, private, if it is not there; its parent must be.
         segment_bytes: The size from which a segment is `full`.
 
     Attributes:
-        tail: Where the log ended when it was opened.
+        segments: Those there are, each checked to be a private file.
 
     Raises:
         AlreadyRunning: Another process writes this log.
-        UnsafeState: A file has the wrong owner, mode or type, or the last line is damaged.
+        UnsafeState: A file has the wrong owner, mode or type.
         OSError: A file can't be made or read.
     """
 
@@ -40,20 +40,28 @@ class Tape:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._done_with: list[int] = []  # descriptors of segments before this one
+        self._fd = -1
         ensure_private_dir(directory)
         self._above = directory.parent.parent
         self._directory_fd = _lock(directory)
         self._above_fd = os.open(self._above, os.O_PATH | os.O_CLOEXEC)
         try:
-            segments = list_segments(directory)
-            for path in segments:
+            self.segments = list_segments(directory)
+            for path in self.segments:
                 check_private(path)
-            self.tail = find_tail(segments)
-            self._open(int(segments[-1].stem) if segments else 1)
         except BaseException:
             os.close(self._above_fd)
             os.close(self._directory_fd)
             raise
+
+    def open(self) -> None:
+        """Opens the last segment, the first of a new log, at its end.
+
+        Raises:
+            UnsafeState: It has the wrong owner, mode or type.
+            OSError: It can't be made or opened.
+        """
+        self._open(max(len(self.segments), 1))
 
     def _open(self, number: int) -> None:
         path = segment_path(self._directory, number)
@@ -72,6 +80,11 @@ class Tape:
     def full(self) -> bool:
         """Whether it is time for the next segment."""
         return self._size >= self._segment_bytes
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was written into this segment."""
+        return not self._size
 
     def write(self, data: bytes) -> tuple[int, OSError | None]:
         """One call in all but the rarest case; returns how much was written, what stopped it."""
@@ -112,17 +125,21 @@ class Tape:
         descriptor = self._fd
         return lambda: os.fdatasync(descriptor)
 
-    def roll(self) -> None:
+    def roll(self) -> bool:
         """Begins the next segment; `sync` before. Where it can't be made, this one grows on."""
         full = self._fd
-        with suppress(OSError, UnsafeState):
+        try:
             self._open(self._number + 1)
-            self._done_with.append(full)  # a sync may still be at work on it
+        except (OSError, UnsafeState):
+            return False
+        self._done_with.append(full)  # a sync may still be at work on it
+        return True
 
     def close(self) -> None:
         """Syncs if the disk lets it, and lets another process write."""
-        with suppress(OSError):
-            self.sync()
+        if self._fd >= 0:
+            with suppress(OSError):
+                self.sync()
         for descriptor in (*self._done_with, self._fd, self._above_fd, self._directory_fd):
             with suppress(OSError):
                 os.close(descriptor)

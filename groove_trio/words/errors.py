@@ -117,6 +117,14 @@ class UnknownAgent(GrooveError):
     title = "There is no such agent"
 
 
+class UnknownCredential(GrooveError):
+    """No key is stored for this provider."""
+
+    slug = "unknown-credential"
+    status = 404
+    title = "There is no such credential"
+
+
 class UnknownLease(GrooveError):
     """No lease has this id, or it is not the caller's."""
 
@@ -165,6 +173,24 @@ class WrongState(GrooveError):
     slug = "wrong-state"
     status = 409
     title = "The agent is not in a state for this"
+    exit_code = EXIT_REFUSED
+
+
+class MachineChanged(GrooveError):
+    """Stored keys were sealed under another machine: `changed` lists what of it differs."""
+
+    slug = "machine-changed"
+    status = 409
+    title = "The stored keys belong to another machine"
+    exit_code = EXIT_REFUSED
+
+
+class SealBroken(GrooveError):
+    """The stored keys are not what was stored: damaged or changed; see `reason`."""
+
+    slug = "seal-broken"
+    status = 409
+    title = "The stored keys are not what was stored"
     exit_code = EXIT_REFUSED
 
 
@@ -283,6 +309,14 @@ class AuditUnavailable(GrooveError):
     title = "The audit log cannot be written"
 
 
+class VaultUnavailable(GrooveError):
+    """The files that hold the stored keys can't be used; `reason` says why."""
+
+    slug = "vault-unavailable"
+    status = 503
+    title = "The stored keys cannot be reached"
+
+
 class VersionNotSupported(GrooveError):
     """The request speaks another version of HTTP than 1.1 or 1.0."""
 
@@ -330,6 +364,14 @@ class UnsafeState(GrooveError):
 
     slug = "unsafe-state"
     title = "A state file is not safe to use"
+
+
+class AuditTampered(GrooveError):
+    """The audit log is not what its checkpoint knows; `expected` and `found` tell it apart."""
+
+    slug = "audit-tampered"
+    title = "The audit log is not what was written"
+    exit_code = EXIT_DIFFERS
 
 
 class Unsupported(GrooveError):

@@ -46,6 +46,13 @@ from groove_trio.words.agents import (
 )
 from groove_trio.words.audit import AuditEntry, AuditPage, Verification
 from groove_trio.words.base import MAX_NAME, MAX_PAGE, MAX_PATH, AgentId, Path, Word
+from groove_trio.words.credentials import (
+    MAX_KEY,
+    MAX_KEYS,
+    CredentialRequest,
+    CredentialView,
+    KeyText,
+)
 from groove_trio.words.daemon import Health, ProviderView, Status
 from groove_trio.words.knocks import (
     Decision,
@@ -71,12 +78,15 @@ from groove_trio.words.leases import (
     LocksView,
 )
 from groove_trio.words.output import OutputLine, OutputPage, Stream
+from groove_trio.words.secret import Secret
 
 __all__ = [
     "DEFAULT_LEASE_S",
     "MAX_ARGUMENT",
     "MAX_ARGUMENTS",
     "MAX_GRACE_S",
+    "MAX_KEY",
+    "MAX_KEYS",
     "MAX_LEASE_PATHS",
     "MAX_LEASE_S",
     "MAX_NAME",
@@ -102,6 +112,8 @@ __all__ = [
     "AuditPage",
     "CompleteRequest",
     "Containment",
+    "CredentialRequest",
+    "CredentialView",
     "Decision",
     "DeclareRequest",
     "Denied",
@@ -112,6 +124,7 @@ __all__ = [
     "Hold",
     "Holding",
     "InstructRequest",
+    "KeyText",
     "Knock",
     "KnockAnswer",
     "KnockRequest",
@@ -132,6 +145,7 @@ __all__ = [
     "Restart",
     "RestartMode",
     "Role",
+    "Secret",
     "Source",
     "Status",
     "StopRequest",

@@ -85,7 +85,10 @@ async def through_broker(root: Path, path: str, count: int, name: str) -> float:
     state = root / ".groove"
     state.mkdir(0o700, exist_ok=True)
     hub = Hub()
-    async with open_audit(state / "audit") as audit, trio.open_nursery() as nursery:
+    async with (
+        open_audit(state / "audit", config_dir=root / "config") as audit,
+        trio.open_nursery() as nursery,
+    ):
         broker = Broker(root, audit, hub.publish, state / "leases.json")
         await nursery.start(broker.run)
         await broker.reserve(AGENT, "bench", Scope(["src/**", "tests/**", "docs/*.md"]), ".", OWNER)
@@ -99,7 +102,7 @@ async def through_broker(root: Path, path: str, count: int, name: str) -> float:
 async def bare_log(root: Path, count: int, batch: int) -> float:
     """The same lines into the same log, written `batch` at a time by one task; nobody asks."""
     entry = entry_like(knock_on("src/app/main.py"), "src/app/main.py")
-    async with open_audit(root / "bare") as audit:
+    async with open_audit(root / "bare", config_dir=root / "config") as audit:
         begin = time.perf_counter()
         for _ in range(count // batch):
             audit.append([entry] * batch)
@@ -113,7 +116,7 @@ async def bare_log(root: Path, count: int, batch: int) -> float:
 async def each_for_itself(root: Path, count: int) -> float:
     """What callers would do without a broker: append a record, and for a denial wait for it."""
     entry = entry_like(knock_on("src/app/main.py"), "src/app/main.py")
-    async with open_audit(root / "each") as audit:
+    async with open_audit(root / "each", config_dir=root / "config") as audit:
 
         async def write(log: AuditLog = audit) -> None:
             log.append([entry])
@@ -134,7 +137,7 @@ async def main(count: int) -> None:
         each = await each_for_itself(root, count)
         alone = await bare_log(root, count, 64)
         print(f"broker to log, each for itself: {granted / each:.2f}; alone: {granted / alone:.2f}")
-        print(f"log verifies: {verify_log(root / '.groove/audit').ok}")
+        print(f"log verifies: {verify_log(root / '.groove/audit', root / 'config').ok}")
 
 
 if __name__ == "__main__":

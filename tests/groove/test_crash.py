@@ -16,8 +16,8 @@ from groove_trio.shell.census import Census
 from groove_trio.shell.clerk import Clerk
 from groove_trio.shell.commit import GroupCommit
 from groove_trio.shell.feed import _Feed
+from groove_trio.shell.heads import verify_log
 from groove_trio.shell.output import OutputLog
-from groove_trio.shell.segments import verify_log
 from groove_trio.testing import (
     RawClient,
     connect_memory,

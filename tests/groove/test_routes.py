@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,8 +20,10 @@ import trio
 
 from groove_trio import Groove
 from groove_trio.api.openapi import document
-from groove_trio.api.routes import FEED_PATH, ROUTES
+from groove_trio.api.routes import FEED_PATH, PARAMETER, ROUTES
+from groove_trio.shell.credentials import CredentialFile
 from groove_trio.testing import RawClient, connect_memory, open_test_groove, scripted, wait_for_line
+from groove_trio.words.secret import Secret
 
 WAITS = [{"do": "print", "text": "ready"}, {"do": "read"}, {"do": "read"}]
 DOCUMENT: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document()))
@@ -34,6 +40,14 @@ class House:
     interrupted: str
 
 
+@functools.cache
+def a_key() -> Path:
+    """A configuration directory with one stored key, to be copied: it takes half a second."""
+    made = Path(tempfile.mkdtemp(prefix="groove-config-", dir=os.environ["XDG_CONFIG_HOME"]))
+    CredentialFile(made).store("kept", None, Secret("sk-0"))
+    return made
+
+
 @asynccontextmanager
 async def house(project: Path) -> AsyncIterator[House]:
     with trio.CancelScope() as crash:
@@ -41,7 +55,12 @@ async def house(project: Path) -> AsyncIterator[House]:
             left = await groove.spawn(scripted(WAITS, scope=["left/**"], interactive=True))
             crash.cancel()
             await trio.lowlevel.checkpoint()
-    async with open_test_groove(project) as groove, connect_memory(groove) as client:
+    config = project.parent / "config"
+    shutil.copytree(a_key(), config, dirs_exist_ok=True)
+    async with (
+        open_test_groove(project, config_dir=config) as groove,
+        connect_memory(groove) as client,
+    ):
         running = await groove.spawn(scripted(WAITS, scope=["src/**"], interactive=True))
         ended = await groove.spawn(scripted([{"do": "print"}], scope=["docs/**"]))
         await wait_for_line(groove, running.id, "ready")
@@ -91,6 +110,12 @@ CALLS: dict[str, Call] = {
         "/api/coordination/complete",
         {"agent": house.running},
     ),
+    "GET /api/credentials": lambda _: ("/api/credentials", None),
+    "PUT /api/credentials/{provider}": lambda _: (
+        "/api/credentials/claude",
+        {"value": "sk-1", "variable": "ANTHROPIC_API_KEY"},
+    ),
+    "DELETE /api/credentials/{provider}": lambda _: ("/api/credentials/kept", None),
     "GET /api/audit": lambda _: ("/api/audit?limit=5", None),
     "GET /api/audit/verify": lambda _: ("/api/audit/verify", None),
 }
@@ -106,6 +131,8 @@ RECORDS: dict[str, set[str]] = {
     "POST /api/knock": {"knock.denied"},
     "POST /api/coordination/declare": {"lease.declare"},
     "POST /api/coordination/complete": {"lease.complete"},
+    "PUT /api/credentials/{provider}": {"credential.set"},
+    "DELETE /api/credentials/{provider}": {"credential.remove"},
 }
 """What is in the log when the answer is there, for each route that changes something or knocks."""
 
@@ -167,7 +194,7 @@ async def test_every_route_refuses_as_the_document_says(project: Path) -> None:
     async with open_test_groove(project) as groove, connect_memory(groove) as client:
         for route in ROUTES:
             responses = DOCUMENT["paths"][route.path][route.method.lower()]["responses"]
-            target = route.path.replace("{id}", "nobody")
+            target = PARAMETER.sub("nobody", route.path)
             for body, headers in BAD:
                 answer = await client.request(route.method, target, body, headers)
                 if answer.status == route.status:
@@ -203,7 +230,7 @@ async def test_options_and_405_tell_the_methods_and_grant_nothing(project: Path)
         paths[route.path] |= {route.method, "OPTIONS"} | ({"HEAD"} & _head(route.method))
     async with open_test_groove(project) as groove, connect_memory(groove) as client:
         for path, methods in paths.items():
-            target = path.replace("{id}", "nobody")
+            target = PARAMETER.sub("nobody", path)
             answer = await client.request(
                 "OPTIONS",
                 target,

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from groove_trio import AgentSpec, Groove, errors
-from groove_trio.shell.segments import verify_log
+from groove_trio.shell.heads import verify_log
 from groove_trio.testing import (
     RawClient,
     open_test_groove,

@@ -97,6 +97,21 @@ def test_no_route_writes_to_the_audit_log_but_by_what_it_does() -> None:
     assert methods == {"GET"}
 
 
+def test_nothing_that_writes_the_log_can_cut_it() -> None:
+    cutting = {
+        "truncate", "ftruncate", "unlink", "remove", "rename", "replace", "rmtree", "rmdir",
+        "write_bytes", "write_text", "removedirs", "renames", "pwrite", "posix_fallocate",
+    }  # fmt: skip
+    parts = ["audit", "tape", "segments", "commit", "vouch", "heads"]
+    paths = [PACKAGE / f"shell/{name}.py" for name in parts]
+    assert {path.name: called(path) & cutting for path in paths} == {
+        path.name: set[str]() for path in paths
+    }
+    source = "".join(path.read_text("utf-8") for path in paths)
+    assert "O_APPEND" in source
+    assert "O_TRUNC" not in source
+
+
 def test_an_agent_is_never_shown_without_what_holds_it() -> None:
     fields = {field.name: field for field in msgspec.structs.fields(schemas.AgentView)}
     assert fields["containment"].required

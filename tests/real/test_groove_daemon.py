@@ -19,7 +19,7 @@ import pytest
 
 from groove_trio.cli.launch import Started, start_detached, stop_daemon
 from groove_trio.shell.daemonfile import DaemonInfo, running_daemon
-from groove_trio.shell.segments import verify_log
+from groove_trio.shell.heads import verify_log
 
 DEADLINE_S = 30
 DEAF = [

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from groove_trio.cli.launch import LOG, Started, start_detached, stop_daemon
-from groove_trio.shell.segments import verify_log
+from groove_trio.shell.heads import verify_log
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

@@ -7,12 +7,16 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groove_trio.rules.chain import GENESIS, Record, Verifier, digest_of, open_line, seal
+from groove_trio.rules.chain import Record, Seal, digest_of, open_line
 from groove_trio.rules.damage import Damage
+from groove_trio.verify import Chain, Flaw, derive_key
 from groove_trio.words.actors import OWNER
 from groove_trio.words.audit import AuditEntry
 
 TIME = "2026-11-22T17:18:00.123456789Z"
+SEED = bytes(range(32))
+LOG = "5d" * 32
+SEAL = Seal(derive_key(SEED, LOG))
 ENTRY = AuditEntry(actor=OWNER, action="knock.granted")
 
 
@@ -23,17 +27,13 @@ class Log:
         self.data = data + torn
         self.damage = Damage(torn)
         self.seq = data.count(b"\n")
-        self.head = digest_of(data[:-1].split(b"\n")[-1]) if data else GENESIS
+        self.head = digest_of(data[:-1].split(b"\n")[-1]) if data else LOG
 
     def write(self, count: int, room: int | None = None) -> None:
         due = self.damage.why is not None
         entries = [self.damage.repair()] * due + [ENTRY] * count
-        lines: list[bytes] = []
-        seq, head = self.seq, self.head
-        for entry in entries:
-            seq += 1
-            line, head = seal(entry, seq, TIME, head)
-            lines.append(line)
+        lines, head = SEAL.lines(entries, self.seq + 1, TIME, self.head)
+        seq = self.seq + len(lines)
         written = (self.damage.ending + b"".join(lines))[:room]
         self.data += written
         if room is None:
@@ -48,9 +48,11 @@ class Log:
         return [open_line(line) for line in self.data.split(b"\n") if line[-1:] not in {b"", b"~"}]
 
     def sound(self) -> bool:
-        verifier = Verifier()
-        fed = [verifier.feed(line) for line in io.BytesIO(self.data)]
-        return not any([*fed, verifier.end()])
+        try:
+            Chain(SEED).feed(1, io.BytesIO(self.data))
+        except Flaw:
+            return False
+        return True
 
 
 def test_nothing_is_to_be_repaired_at_first() -> None:

@@ -50,13 +50,13 @@ def a_key() -> Path:
 
 @asynccontextmanager
 async def house(project: Path) -> AsyncIterator[House]:
+    config = project.parent / "config"
+    shutil.copytree(a_key(), config, dirs_exist_ok=True)
     with trio.CancelScope() as crash:
-        async with open_test_groove(project) as groove:
+        async with open_test_groove(project, config_dir=config) as groove:
             left = await groove.spawn(scripted(WAITS, scope=["left/**"], interactive=True))
             crash.cancel()
             await trio.lowlevel.checkpoint()
-    config = project.parent / "config"
-    shutil.copytree(a_key(), config, dirs_exist_ok=True)
     async with (
         open_test_groove(project, config_dir=config) as groove,
         connect_memory(groove) as client,

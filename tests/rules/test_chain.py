@@ -172,6 +172,12 @@ def test_every_changed_byte_shows_without_the_seed_except_in_the_last_line() -> 
             )
 
 
+def test_last_line_that_is_no_record_shows_even_without_the_seed() -> None:
+    lines = chain(2)
+    lines[1] = lines[1].replace(b'"detail":{', b'"detail":[')
+    assert verify(lines, None).place == "1:2"
+
+
 @pytest.mark.parametrize("row", range(4))
 def test_dropped_line_shows(row: int) -> None:
     lines = chain(5)

@@ -19,7 +19,7 @@ import trio
 
 from groove_trio import verify as standalone
 from groove_trio.shell import heads, vouch
-from groove_trio.shell.audit import AuditLog, accept_log, open_audit
+from groove_trio.shell.audit import accept_log, open_audit
 from groove_trio.shell.heads import checkpoint_path, log_key, read_checkpoint, verify_log
 from groove_trio.shell.seed import load_seed
 from groove_trio.shell.segments import list_segments
@@ -114,6 +114,7 @@ async def test_head_is_never_ahead_of_the_disk(
         def sync(descriptor: int) -> None:
             size = os.fstat(descriptor).st_size
             real(descriptor)
+            time.sleep(0.003)  # in a thread, while more is written
             synced[0] = size
 
         def write(config_dir: Path, directory: Path, known: Checkpoint) -> None:
@@ -123,10 +124,9 @@ async def test_head_is_never_ahead_of_the_disk(
 
         monkeypatch.setattr(os, "fdatasync", sync)
         monkeypatch.setattr(vouch, "write_checkpoint", write)
-        for number in range(200):
+        for _ in range(200):
             log.append([ENTRY])
-            if number % 20 == 0:
-                await trio.sleep(0.001)
+            await trio.sleep(0.0005)
         await log.durable(log.seq)
     known = read_checkpoint(config, place)
     assert known is not None
@@ -146,14 +146,33 @@ async def test_crash_before_the_head_was_told_is_no_alarm(place: Path, config: P
             pass
 
 
-async def test_crash_before_the_first_record_is_no_alarm(place: Path, config: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
-        _cut_off_before_the_first_record(place, config)
-    known = read_checkpoint(config, place)
-    assert known is not None
-    assert known.seq == 0
+class Died(BaseException):
+    """Stands for a daemon that is killed."""
+
+
+@pytest.mark.parametrize("survived", [0, 1])
+async def test_crash_while_a_log_begins_is_no_alarm(
+    place: Path, config: Path, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    left = [survived]
+    real = vouch.write_checkpoint
+
+    def write(config_dir: Path, directory: Path, known: Checkpoint) -> None:
+        if not left[0]:
+            raise Died
+        left[0] -= 1
+        real(config_dir, directory, known)
+
+    monkeypatch.setattr(vouch, "write_checkpoint", write)
+    with pytest.raises(Died):
+        await run(place, config)
+    monkeypatch.undo()
+    begun = read_checkpoint(config, place)
+    assert (begun is None, bool(list_segments(place))) == (not survived, bool(survived))
     await run(place, config)
-    assert verify_log(place, config).log == known.log
+    verdict = verify_log(place, config)
+    assert verdict.ok
+    assert begun is None or begun.log == verdict.log
 
 
 async def test_first_record_cut_off_at_any_byte_is_no_alarm(
@@ -171,11 +190,6 @@ async def test_first_record_cut_off_at_any_byte_is_no_alarm(
         await run(other, config)
         verdict = verify_log(other, config)
         assert (verdict.ok, verdict.log) == (True, log), (length, verdict)
-
-
-def _cut_off_before_the_first_record(place: Path, config: Path) -> None:
-    AuditLog(place, clock=lambda: 0, config_dir=config).close()
-    raise ZeroDivisionError
 
 
 async def test_head_that_cannot_be_told_is_recorded_and_the_log_goes_on(
@@ -274,9 +288,20 @@ async def test_older_copy_put_back_is_noticed(place: Path, config: Path, tmp_pat
     place.rename(tmp_path / "newer")
     shutil.copytree(tmp_path / "older", place)
     error = await refused(place, config)
+    assert "ends with record 5" in error.detail
     assert error.fields["expected"]["seq"] == 10
     assert error.fields["found"]["seq"] == 5
     assert verify_log(place, config).bad_line == "1:6"
+
+
+async def test_line_other_than_the_known_one_is_noticed(place: Path, config: Path) -> None:
+    await run(place, config)
+    path = checkpoint_path(config, place)
+    told = json.loads(path.read_bytes())
+    for seq in (1, 3, 5):
+        path.write_text(json.dumps(told | {"seq": seq, "head": "0" * 64}))
+        assert f"record {seq} is not the one" in (await refused(place, config)).detail
+        assert verify_log(place, config).bad_line == f"1:{seq}"
 
 
 def remove_all(place: Path) -> None:

@@ -20,6 +20,7 @@ import logging
 import math
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -301,17 +302,23 @@ class Gate:
     # Performing
 
     def _may_wait(self, asked: Plan) -> bool:
-        """Whether performing it may wait for somebody: a socket's peer, a file server."""
+        """Whether performing it may wait: for a socket's peer, a file server, a slow disk."""
         if asked.waits or asked.act is None:
             return asked.waits
-        return not all(self._mounts.local(spot.device) for _, spot in asked.questions)
+        return not all(self._mounts.quick(spot.device) for _, spot in asked.questions)
 
     def _perform(self, note: Notification, asked: Plan) -> None:
         """Performs what waits for nobody."""
         if asked.act is None:
             self.notifications.proceed(note.id)
         else:
-            self._give(note, asked, asked.act())
+            began = time.perf_counter()
+            try:
+                result = asked.act()
+            finally:
+                for _, spot in asked.questions[:1]:
+                    self._mounts.took(spot.device, time.perf_counter() - began)
+            self._give(note, asked, result)
 
     def _give(self, note: Notification, asked: Plan, result: int | None) -> None:
         if result is None:

@@ -215,7 +215,7 @@ async def test_on_a_file_system_that_may_take_long_all_is_the_same(
         threads.append(getattr(function, "__name__", ""))
         return await run_sync(function, *arguments, **of)
 
-    monkeypatch.setattr(Mounts, "local", lambda *_: False)
+    monkeypatch.setattr(Mounts, "quick", lambda *_: False)
     monkeypatch.setattr(trio.to_thread, "run_sync", noted)
     async with opened(tmp_path / "p") as groove:
         agent = await start(

@@ -15,12 +15,17 @@ import errno
 import os
 import sys
 import threading
+import time
+from typing import Final
 
 from groove_trio.rules.calls import CWD, GROUP, PROCESS
 from groove_trio.words.base import MAX_PATH
 
 PAGE = 4096
 """Bytes read at a time: memory is there or not by pages, so a read never crosses into the next."""
+
+COMMAND_S: Final = 0.1
+"""How long the name of a thread's program is taken to be the same; it is read for the record."""
 
 ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """Between the bytes that the kernel has for a name and ours, as `os.fsdecode`."""
@@ -222,3 +227,22 @@ class Caller:
         if found < 0:
             raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         return told[found:].split(None, 2)[1].decode()
+
+
+class Commands:
+    """The names of the programs that call, each read once in `COMMAND_S`."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+        self._forget_at = 0.0
+
+    def of(self, caller: Caller) -> str:
+        """The name that a caller's program goes by."""
+        now = time.monotonic()
+        if now > self._forget_at:
+            self._names.clear()
+            self._forget_at = now + COMMAND_S
+        found = self._names.get(caller.pid)
+        if found is None:
+            found = self._names[caller.pid] = caller.command()
+        return found

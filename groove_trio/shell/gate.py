@@ -30,7 +30,7 @@ import trio
 from groove_trio.rules.calls import FORMS
 from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, Call, by_number
 from groove_trio.shell.aside import unprivileged
-from groove_trio.shell.caller import Caller
+from groove_trio.shell.caller import Caller, Commands
 from groove_trio.shell.deeds import plan
 from groove_trio.shell.held import PROCEED, Held, Plan
 from groove_trio.shell.mounts import Mounts
@@ -58,9 +58,6 @@ THREADS: Final = 8
 IN_A_ROW: Final = 4
 """Calls of one agent that are answered before all others have their turn: about half a
 millisecond. With four agents that write flat out, a request waits for some turns of 2 ms."""
-
-COMMAND_S: Final = 0.1
-"""How long the name of a thread's program is taken to be the same; it is read for the record."""
 
 _NOT_YET = frozenset({errno.ENXIO, errno.EWOULDBLOCK})
 
@@ -126,8 +123,7 @@ class Gate:
     _shared: Shared = field(default_factory=Shared)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
     _next_denial: float = -math.inf
-    _commands: dict[int, str] = field(default_factory=dict[int, str])
-    _forget_at: float = 0.0
+    _commands: Commands = field(default_factory=Commands)
     _actor: Actor = field(init=False)
     _places: tuple[str, ...] = field(init=False)
 
@@ -247,7 +243,7 @@ class Gate:
                 path=path,
                 actor=self._actor,
                 source="gate",
-                tool=self._command(held.caller),
+                tool=self._commands.of(held.caller),
                 call=name,
                 pid=held.caller.pid,
                 other=_other_end(asked, spot) if operation == "rename" else "",
@@ -260,16 +256,6 @@ class Gate:
         if self.testing and knock.path.startswith(f"{self.state}/canary-{self.agent}-"):
             return Denied(path=knock.path, rule="canary", reason="", way_out=""), 0
         return None
-
-    def _command(self, caller: Caller) -> str:
-        now = trio.current_time()
-        if now > self._forget_at:
-            self._commands.clear()
-            self._forget_at = now + COMMAND_S
-        found = self._commands.get(caller.pid)
-        if found is None:
-            found = self._commands[caller.pid] = caller.command()
-        return found
 
     def _is_nobodys(self, operation: Operation, spot: Spot) -> bool:
         """Whether it is no file that anybody could hold: it has no name, or is a plain device."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +36,13 @@ def own_config() -> Iterator[None]:
     ):
         patch.setenv("XDG_CONFIG_HOME", config)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """A suite that a shell runs in the background ignores ^C, and so would all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """One form for the many system calls that do the same thing.
 
 `mkdir` is `mkdirat` in the working directory, `rmdir` is `unlinkat` with a flag, `fchmod` is a
-`chmod` of what a descriptor means: half a hundred calls become eighteen deeds. Registers are
+`chmod` of what a descriptor means: half a hundred calls become nineteen deeds. Registers are
 taken as they are, so what a signed one holds is made signed here.
 """
 
@@ -39,6 +39,7 @@ DeedName = Literal[
     "connect",
     "bind",
     "leave",
+    "mask",
     "steer",
 ]
 
@@ -85,6 +86,7 @@ class Deed(NamedTuple):
     connect    1       address of the sockaddr, its length
     bind       1       the same
     leave      0       (setsid and setpgid)
+    mask       0       (umask)
     steer      0       kind (`PROCESS` or `GROUP`), its number
     ========== ======= ====================================================================
     """
@@ -178,6 +180,7 @@ FORMS: Final[dict[str, _Form]] = {
     "bind": lambda a: Deed("bind", _of(a[0]), (a[1], a[2] & 0xFFFFFFFF)),
     "setsid": lambda _: Deed("leave", ()),
     "setpgid": lambda _: Deed("leave", ()),
+    "umask": lambda _: Deed("mask", ()),
     "sched_setparam": lambda a: _steer(PROCESS, a[0]),
     "sched_setscheduler": lambda a: _steer(PROCESS, a[0]),
     "sched_setaffinity": lambda a: _steer(PROCESS, a[0]),

@@ -196,6 +196,8 @@ CALLS: Final[tuple[Call, ...]] = (
     # Processes that leave their session or group
     Call("setsid", 112, 157),
     Call("setpgid", 109, 154),
+    # What is read only when it may have changed
+    Call("umask", 95, 166),
     # Ways out
     Call("unshare", 272, 97, "refuse", _MAKES_NAMESPACES),
     Call("clone", 56, 220, "refuse", _MAKES_NAMESPACES),

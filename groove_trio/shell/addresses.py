@@ -48,7 +48,7 @@ def bind(held: Held) -> Plan:
     spot = reach_path(held.caller, CWD, path, held.opened, follow=False)
     if spot.mode is not None:
         raise failure(errno.EADDRINUSE)
-    act = partial(perform.bind_path, descriptor, spot, held.caller.umask())
+    act = partial(perform.bind_path, descriptor, spot, held.mask())
     return Plan([("create", spot)], act, itself=True)
 
 

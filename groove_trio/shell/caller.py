@@ -27,6 +27,9 @@ PAGE = 4096
 COMMAND_S: Final = 0.1
 """How long the name of a thread's program is taken to be the same; it is read for the record."""
 
+MASK_S: Final = 0.1
+"""How long a thread's file creation mask is taken to be the same, if nobody changes his."""
+
 ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """Between the bytes that the kernel has for a name and ours, as `os.fsdecode`."""
 
@@ -246,3 +249,34 @@ class Commands:
         if found is None:
             found = self._names[caller.pid] = caller.command()
         return found
+
+
+class Masks:
+    """File creation masks, each read once in `MASK_S`: the kernel takes 20 µs to write it down.
+
+    Who sets his calls for it, and does so only after he was let go on; another thread of his may
+    be read meanwhile, and is not remembered.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+        self._forget_at = 0.0
+        self._settled_at = 0.0
+
+    def of(self, caller: Caller) -> int:
+        """A caller's file creation mask."""
+        now = time.monotonic()
+        if now > self._forget_at:
+            self._known.clear()
+            self._forget_at = now + MASK_S
+        mask = self._known.get(caller.pid)
+        if mask is None:
+            mask = caller.umask()
+            if now > self._settled_at:
+                self._known[caller.pid] = mask
+        return mask
+
+    def changes(self) -> None:
+        """Somebody is about to set his."""
+        self._known.clear()
+        self._settled_at = time.monotonic() + MASK_S

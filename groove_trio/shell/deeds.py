@@ -73,7 +73,7 @@ def _create(held: Held, spot: Spot) -> Plan:
     if spot.slash:
         raise failure(errno.EISDIR)
     missing(spot)
-    act = partial(perform.open_new, spot, flags, mode, held.caller.umask())
+    act = partial(perform.open_new, spot, flags, mode, held.mask())
     return Plan([("create", spot)], act, itself=True, flags=flags)
 
 
@@ -110,7 +110,7 @@ def _truncate(held: Held) -> Plan:
 
 def _mkdir(held: Held) -> Plan:
     spot = missing(held.name())
-    mask = held.caller.umask()
+    mask = held.mask()
     return Plan([("create", spot)], partial(perform.make_directory, spot, held.number(0), mask))
 
 
@@ -118,7 +118,7 @@ def _mknod(held: Held) -> Plan:
     spot = missing(held.name())
     if spot.slash:
         raise failure(errno.ENOENT)
-    mask = held.caller.umask()
+    mask = held.mask()
     act = partial(perform.make_node, spot, held.number(0), held.number(1), mask)
     return Plan([("create", spot)], act)
 
@@ -194,6 +194,11 @@ def _leave(_: Held) -> Plan:
     return PROCEED
 
 
+def _mask(held: Held) -> Plan:
+    held.masks.changes()
+    return PROCEED
+
+
 def _steer(held: Held) -> Plan:
     if not held.caller.steers(held.number(0), held.number(1)):
         raise failure(errno.EPERM)
@@ -218,5 +223,6 @@ _PLANS: Final[dict[DeedName, Callable[[Held], Plan]]] = {
     "connect": addresses.connect,
     "bind": addresses.bind,
     "leave": _leave,
+    "mask": _mask,
     "steer": _steer,
 }

@@ -30,7 +30,7 @@ import trio
 from groove_trio.rules.calls import FORMS
 from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, Call, by_number
 from groove_trio.shell.aside import unprivileged
-from groove_trio.shell.caller import Caller, Commands
+from groove_trio.shell.caller import Caller, Commands, Masks
 from groove_trio.shell.deeds import plan
 from groove_trio.shell.held import PROCEED, Held, Plan
 from groove_trio.shell.mounts import Mounts
@@ -123,6 +123,7 @@ class Gate:
     _shared: Shared = field(default_factory=Shared)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
     _next_denial: float = -math.inf
+    _masks: Masks = field(default_factory=Masks)
     _commands: Commands = field(default_factory=Commands)
     _actor: Actor = field(init=False)
     _places: tuple[str, ...] = field(init=False)
@@ -159,7 +160,7 @@ class Gate:
         if not self.broker.at_leisure:
             nursery.start_soon(self._answer_patiently, note, name)
             return
-        held = Held(Caller(note.pid), FORMS[name](note.arguments), self._names)
+        held = Held(Caller(note.pid), FORMS[name](note.arguments), self._names, self._masks)
         asked = PROCEED
         try:
             with unprivileged():
@@ -188,7 +189,7 @@ class Gate:
     async def _answer_patiently(self, note: Notification, name: str) -> None:
         """As `_answer`, by a task that can wait: for a disk, for its turn, for a peer."""
         caller = Caller(note.pid, patient=True)
-        held = Held(caller, FORMS[name](note.arguments), self._names)
+        held = Held(caller, FORMS[name](note.arguments), self._names, self._masks)
         try:
             asked = await trio.to_thread.run_sync(_plan_aside, held, limiter=self._threads)
             if not self._is_held(note, held):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from groove_trio.rules.calls import Deed
-from groove_trio.shell.caller import Caller
+from groove_trio.shell.caller import Caller, Masks
 from groove_trio.shell.reach import Opened, Spot, reach_name, reach_object
 from groove_trio.words.knocks import Operation
 
@@ -44,12 +44,14 @@ PROCEED: Final = Plan([], None)
 class Held:
     """A caller, what it asks for, and what is open for it while it waits.
 
-    `names` are the abstract addresses that its agent has bound, each with its socket's inode.
+    `names` are the abstract addresses that its agent has bound, each with its socket's inode;
+    `masks` the file creation masks that are known of its agent's threads.
     """
 
     caller: Caller
     deed: Deed
     names: dict[bytes, int]
+    masks: Masks
     opened: Opened = field(default_factory=Opened)
 
     def object(self, *, follow: bool = True) -> Spot:
@@ -68,6 +70,10 @@ class Held:
         value = self.deed.values[index]
         assert isinstance(value, int)
         return value
+
+    def mask(self) -> int:
+        """The caller's file creation mask."""
+        return self.masks.of(self.caller)
 
     def copy(self) -> int:
         """A copy of the descriptor that the call is about."""

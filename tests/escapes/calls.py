@@ -368,6 +368,11 @@ def _(_at: At, _: At) -> None:
     raw(109, 0, 0)
 
 
+@attempt("umask", "bare")
+def _(_at: At, _: At) -> None:
+    raw(95, 0o22)
+
+
 NOWHERE = 1  # an address where nothing is: where a call is not refused, it does no harm
 REFUSED: dict[str, tuple[int, tuple[int, ...]]] = {
     "socket": (41, (1, 2, 0)),

@@ -79,6 +79,7 @@ CASES: list[tuple[str, tuple[int, ...], Deed]] = [
     ("bind", (3, V, 110), Deed("bind", (ITSELF,), (V, 110))),
     ("setsid", (), Deed("leave", ())),
     ("setpgid", (0, 0), Deed("leave", ())),
+    ("umask", (0o77,), Deed("mask", ())),
     ("sched_setparam", (7, V), Deed("steer", (), (PROCESS, 7))),
     ("sched_setscheduler", (JUNK, 0, V), Deed("steer", (), (PROCESS, 0))),
     ("sched_setaffinity", (0xFFFFFFFF, 8, V), Deed("steer", (), (PROCESS, -1))),

@@ -60,6 +60,7 @@ def ensure_config_directory(directory: Path) -> None:
         ensure_private_dir(directory)
     except OSError as error:
         detail = f"the directory {shown(str(directory))} can't be made: {error.strerror}"
+        detail += "; XDG_CONFIG_HOME names another place for it"
         raise UnsafeState(detail, path=str(directory), reason=str(error.strerror)) from error
 
 

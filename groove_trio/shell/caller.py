@@ -16,7 +16,8 @@ import os
 import sys
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 from groove_trio.rules.calls import CWD, GROUP, PROCESS
 from groove_trio.words.base import MAX_PATH
@@ -24,16 +25,17 @@ from groove_trio.words.base import MAX_PATH
 PAGE = 4096
 """Bytes read at a time: memory is there or not by pages, so a read never crosses into the next."""
 
-COMMAND_S: Final = 0.1
-"""How long the name of a thread's program is taken to be the same; it is read for the record."""
-
-MASK_S: Final = 0.1
-"""How long a thread's file creation mask is taken to be the same, if nobody changes his."""
+REMEMBER_S: Final = 0.1
+"""How long a thread's file creation mask, and the name of its program, are taken to be the same:
+the kernel takes 20 µs to write the first down, and the second is for the record."""
 
 ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """Between the bytes that the kernel has for a name and ours, as `os.fsdecode`."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+T = TypeVar("T")
 
 
 class _Piece(ctypes.Structure):  # struct iovec
@@ -232,51 +234,36 @@ class Caller:
         return told[found:].split(None, 2)[1].decode()
 
 
-class Commands:
-    """The names of the programs that call, each read once in `COMMAND_S`."""
+class Remembered(Generic[T]):
+    """Something of callers that takes long to read: read once in `REMEMBER_S`.
 
-    def __init__(self) -> None:
-        self._names: dict[int, str] = {}
-        self._forget_at = 0.0
+    Who changes it says so before (`changes`). It is done only after he was let go on, and another
+    thread of his may be read meanwhile: until then nothing is remembered.
 
-    def of(self, caller: Caller) -> str:
-        """The name that a caller's program goes by."""
-        now = time.monotonic()
-        if now > self._forget_at:
-            self._names.clear()
-            self._forget_at = now + COMMAND_S
-        found = self._names.get(caller.pid)
-        if found is None:
-            found = self._names[caller.pid] = caller.command()
-        return found
-
-
-class Masks:
-    """File creation masks, each read once in `MASK_S`: the kernel takes 20 µs to write it down.
-
-    Who sets his calls for it, and does so only after he was let go on; another thread of his may
-    be read meanwhile, and is not remembered.
+    Args:
+        read: Reads it.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[int, int] = {}
+    def __init__(self, read: Callable[[Caller], T]) -> None:
+        self._read = read
+        self._known: dict[int, T] = {}
         self._forget_at = 0.0
         self._settled_at = 0.0
 
-    def of(self, caller: Caller) -> int:
-        """A caller's file creation mask."""
+    def of(self, caller: Caller) -> T:
+        """What it is for a caller."""
         now = time.monotonic()
         if now > self._forget_at:
             self._known.clear()
-            self._forget_at = now + MASK_S
-        mask = self._known.get(caller.pid)
-        if mask is None:
-            mask = caller.umask()
+            self._forget_at = now + REMEMBER_S
+        found = self._known.get(caller.pid)
+        if found is None:
+            found = self._read(caller)
             if now > self._settled_at:
-                self._known[caller.pid] = mask
-        return mask
+                self._known[caller.pid] = found
+        return found
 
     def changes(self) -> None:
-        """Somebody is about to set his."""
+        """Somebody is about to change it."""
         self._known.clear()
-        self._settled_at = time.monotonic() + MASK_S
+        self._settled_at = time.monotonic() + REMEMBER_S

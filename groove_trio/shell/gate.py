@@ -30,7 +30,7 @@ import trio
 from groove_trio.rules.calls import FORMS
 from groove_trio.rules.syscalls import REFUSED_WITH, Architecture, Call, by_number
 from groove_trio.shell.aside import unprivileged
-from groove_trio.shell.caller import Caller, Commands, Masks
+from groove_trio.shell.caller import Caller, Remembered
 from groove_trio.shell.deeds import plan
 from groove_trio.shell.held import PROCEED, Held, Plan
 from groove_trio.shell.mounts import Mounts
@@ -123,8 +123,8 @@ class Gate:
     _shared: Shared = field(default_factory=Shared)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
     _next_denial: float = -math.inf
-    _masks: Masks = field(default_factory=Masks)
-    _commands: Commands = field(default_factory=Commands)
+    _masks: Remembered[int] = field(default_factory=lambda: Remembered(Caller.umask))
+    _commands: Remembered[str] = field(default_factory=lambda: Remembered(Caller.command))
     _actor: Actor = field(init=False)
     _places: tuple[str, ...] = field(init=False)
 

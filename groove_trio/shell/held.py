@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from groove_trio.rules.calls import Deed
-from groove_trio.shell.caller import Caller, Masks
+from groove_trio.shell.caller import Caller, Remembered
 from groove_trio.shell.reach import Opened, Spot, reach_name, reach_object
 from groove_trio.words.knocks import Operation
 
@@ -51,7 +51,7 @@ class Held:
     caller: Caller
     deed: Deed
     names: dict[bytes, int]
-    masks: Masks
+    masks: Remembered[int]
     opened: Opened = field(default_factory=Opened)
 
     def object(self, *, follow: bool = True) -> Spot:

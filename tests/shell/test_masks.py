@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from groove_trio.shell.caller import MASK_S, Caller, Masks
+from groove_trio.shell.caller import REMEMBER_S, Caller, Remembered
 
 
 @pytest.fixture(autouse=True)
@@ -26,23 +26,23 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_mask_is_read_once_in_a_while(now: list[float]) -> None:
-    masks, caller = Masks(), Caller(os.getpid())
+    masks, caller = Remembered(Caller.umask), Caller(os.getpid())
     assert masks.of(caller) == 0o022
     os.umask(0o077)
     assert masks.of(caller) == 0o022
-    now[0] += MASK_S * 1.01
+    now[0] += REMEMBER_S * 1.01
     assert masks.of(caller) == 0o077
 
 
 def test_whoever_sets_his_is_read_anew_until_that_is_done(now: list[float]) -> None:
-    masks, caller = Masks(), Caller(os.getpid())
+    masks, caller = Remembered(Caller.umask), Caller(os.getpid())
     assert masks.of(caller) == 0o022
     masks.changes()
     assert masks.of(caller) == 0o022  # not yet: he was only let go on
     os.umask(0o077)
     assert masks.of(caller) == 0o077
     os.umask(0o027)
-    now[0] += MASK_S * 1.01
+    now[0] += REMEMBER_S * 1.01
     assert masks.of(caller) == 0o027
     os.umask(0o022)
     assert masks.of(caller) == 0o027

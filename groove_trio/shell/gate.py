@@ -163,19 +163,18 @@ class Gate:
         held = Held(Caller(note.pid), FORMS[name](note.arguments), self._names, self._masks)
         asked = PROCEED
         try:
-            with unprivileged():
-                asked = plan(held)
-                if not self._is_held(note, held):
+            asked = _plan_aside(held)
+            if not self._is_held(note, held):
+                return
+            for knock in self._knocks(held, asked, name):
+                decision, seq = self._tried(knock) or self.broker.decide_now(knock)
+                if type(decision) is Denied:
+                    nursery.start_soon(self._deny, note, decision, seq)
                     return
-                for knock in self._knocks(held, asked, name):
-                    decision, seq = self._tried(knock) or self.broker.decide_now(knock)
-                    if type(decision) is Denied:
-                        nursery.start_soon(self._deny, note, decision, seq)
-                        return
-                if self._may_wait(asked):
-                    nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
-                else:
-                    self._perform(note, asked)
+            if self._may_wait(asked):
+                nursery.start_soon(self._perform_patiently, note, asked, hand_on(held.opened))
+            else:
+                self._perform(note, asked)
         except Later:
             nursery.start_soon(self._answer_patiently, note, name)
         except Exception as error:  # noqa: BLE001 - one call's fault; the gate goes on
@@ -301,7 +300,7 @@ class Gate:
         else:
             began = time.perf_counter()
             try:
-                result = asked.act()
+                result = _act_aside(asked.act)
             finally:
                 for _, spot in asked.questions[:1]:
                     self._mounts.took(spot.device, time.perf_counter() - began)

@@ -28,6 +28,7 @@ import trio
 import groove_trio
 from groove_trio import AgentSpec, Config, Groove, open_groove
 from groove_trio.shell import gate
+from groove_trio.testing import ASIDE
 from groove_trio.testing import lines_of, wait_for_line, wait_for_state
 from groove_trio.words.agents import AgentView, Containment
 
@@ -414,14 +415,17 @@ def _as_user(user: int, code: str) -> None:
             subprocess.run([python, "-I", "-c", "pass"], check=True, **who)
         except OSError:
             continue
-        told = subprocess.run(
-            [python, "-B", "-c", script],
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=False,
-            **who,
-        )
+        with tempfile.TemporaryDirectory(prefix="groove-config-", dir=ASIDE) as config:
+            os.chown(config, user, user)
+            told = subprocess.run(
+                [python, "-B", "-c", script],
+                cwd="/",
+                env={**os.environ, "XDG_CONFIG_HOME": config},
+                capture_output=True,
+                text=True,
+                check=False,
+                **who,
+            )
         assert told.returncode == 0, told.stderr
         return
     pytest.skip("NO INTERPRETER for an ordinary user: not tried as one")

@@ -28,8 +28,7 @@ import trio
 import groove_trio
 from groove_trio import AgentSpec, Config, Groove, open_groove
 from groove_trio.shell import gate
-from groove_trio.testing import ASIDE
-from groove_trio.testing import lines_of, wait_for_line, wait_for_state
+from groove_trio.testing import ASIDE, lines_of, wait_for_line, wait_for_state
 from groove_trio.words.agents import AgentView, Containment
 
 HERE = Path(__file__).parent

@@ -6,6 +6,7 @@ system of its own. That takes the right to mount: where it is missing, nothing o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -382,4 +383,46 @@ async def test_a_dead_disk_denies_and_refuses_harms_no_agent_and_loses_nothing_t
         assert groove.agent(agent).state == "interrupted"
         found = [each["detail"].get("path") for each in records(project / ".groove")]
         assert "docs/before" in found
+    assert verify_log(project / ".groove/audit").ok
+
+
+class Failing:
+    """Answers EIO to whatever is written or synced beneath a directory, while `dead`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+        self.dead = False
+        self._place = str(place)
+        for name in ("write", "fsync", "fdatasync", "ftruncate"):
+            monkeypatch.setattr(os, name, partial(self._call, getattr(os, name)))
+
+    def _call(self, call: Callable[..., Any], descriptor: int, *arguments: Any) -> Any:
+        if self.dead and os.readlink(f"/proc/self/fd/{descriptor}").startswith(self._place):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return call(descriptor, *arguments)
+
+
+async def test_a_disk_that_fails_for_a_while_is_told_of_and_trusted_again_once_it_syncs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing(monkeypatch, project / ".groove")
+    async with opened(project) as groove:
+        agent = (await groove.spawn(worker())).id
+        await wait_for_line(groove, agent, "ready")
+        assert isinstance(await groove.knock(agent, "write", "docs/x"), Denied)
+        failing.dead = True
+        denied = await until_denied(groove, agent)
+        assert (denied.rule, "EIO" in denied.reason) == ("audit log", True)
+        await changes_refused(groove, agent)
+        (project / "go").touch()
+        await until((project / "alive").exists)
+        assert groove.agent(agent).state == "running"
+        failing.dead = False
+        await until_well(groove)
+        assert told_all(await until_line(groove, agent, "went on"))
+        await groove.declare(agent, ["x"])
+        await groove.stop(agent)
+        repairs = [
+            each for each in records(project / ".groove") if each["action"] == "audit.repair"
+        ]
+        assert {each["detail"]["why"] for each in repairs} == {"EIO"}
     assert verify_log(project / ".groove/audit").ok

@@ -12,8 +12,8 @@ import json
 import os
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ import pytest
 import trio
 
 from groove_trio import Config, Groove, open_groove
-from groove_trio.shell.audit import verify_log
+from groove_trio.shell.audit import AuditLog, verify_log
 from groove_trio.testing import Answer, RawClient, lines_of, scripted, wait_for_line
-from groove_trio.words.errors import GrooveError
+from groove_trio.words.audit import AuditEntry
+from groove_trio.words.errors import AuditUnavailable, GrooveError
 from groove_trio.words.knocks import Denied, Granted
 
 SIZE = "2m"
@@ -250,6 +251,58 @@ async def test_an_end_that_a_full_disk_cannot_keep_is_kept_once_there_is_room(
     async with opened(project) as groove:
         assert groove.agent(agent).state == "completed"
     assert verify_log(disk / "audit").ok
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+async def test_no_daemon_starts_that_has_no_room_to_take_up_what_ran(
+    project: Path, disk: Path, pages: int
+) -> None:
+    told: list[str] = []
+    with trio.fail_after(40):
+        async with opened(project) as groove:
+            for number in range(6):
+                steps = [{"do": "print", "text": "up"}, {"do": "sleep", "seconds": 3600}]
+                kept = {"containment": "hooks", "grace_s": 0.1}
+                spec = scripted(steps, scope=[f"s{number}/**"], **kept)
+                told.append((await groove.spawn(spec)).id)
+                await wait_for_line(groove, told[-1], "up")
+            fill(disk)
+            await until_denied(groove, told[0])
+        # Room for the first records of a start, and not for all.
+        os.truncate(disk / "filler", (disk / "filler").stat().st_size - pages * 4096)
+        with suppress(GrooveError):
+            async with opened(project) as groove:
+                assert {each.agent for each in groove.locks().holdings} == set(told)
+        (disk / "filler").unlink()
+        async with opened(project) as groove:
+            assert {each.state for each in groove.agents()} == {"interrupted"}
+            assert {each.agent for each in groove.locks().holdings} == set(told)
+    assert verify_log(disk / "audit").ok
+
+
+@pytest.mark.parametrize("action", ["agent.interrupted", "agent.restore"])
+async def test_a_start_that_cannot_record_what_it_takes_up_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    append = AuditLog.append
+
+    def full(self: AuditLog, entries: Sequence[AuditEntry]) -> int:
+        if any(each.action == action for each in entries):
+            raise AuditUnavailable("No space left on device.")
+        return append(self, entries)
+
+    with trio.CancelScope() as hard:
+        async with opened(project) as groove:
+            told = {(await groove.spawn(worker())).id}
+            hard.cancel()
+            await trio.lowlevel.checkpoint()
+    with monkeypatch.context() as patch, trio.fail_after(10):
+        patch.setattr(AuditLog, "append", full)
+        with pytest.raises(AuditUnavailable):
+            async with opened(project):
+                pass
+    async with opened(project) as groove:
+        assert {each.agent for each in groove.locks().holdings} == told
 
 
 # Read-only

@@ -55,13 +55,13 @@ class Tape:
             os.close(self._directory_fd)
             raise
 
-    def _directories(self) -> list[tuple[str, int, int]]:
+    def _directories(self) -> list[tuple[str, tuple[int, int]]]:
         """The directories on the way to the segments, each with what it is now."""
-        way: list[tuple[str, int, int]] = []
+        way: list[tuple[str, tuple[int, int]]] = []
         for each in (self._directory.parent, self._directory):
             name = str(each.relative_to(self._above))
             found = os.stat(name, dir_fd=self._above_fd)
-            way.append((name, found.st_dev, found.st_ino))
+            way.append((name, (found.st_dev, found.st_ino)))
         return way
 
     def open(self) -> None:
@@ -124,9 +124,9 @@ class Tape:
         behind it may be another's, and is not where the next daemon looks.
         """
         try:
-            for name, *known in self._way:
+            for name, known in self._way:
                 passed = os.lstat(name, dir_fd=self._above_fd)
-                if [passed.st_dev, passed.st_ino] != known:
+                if (passed.st_dev, passed.st_ino) != known:
                     raise OSError(errno.ESTALE, "the log's directory was changed")
             found = os.lstat(self._name, dir_fd=self._above_fd)
         except (FileNotFoundError, NotADirectoryError) as error:

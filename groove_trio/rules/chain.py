@@ -74,6 +74,7 @@ LEASE_REFUSE = "lease.refuse"
 LEASE_COMPLETE = "lease.complete"
 LEASE_EXPIRE = "lease.expire"
 LEASE_DROP = "lease.drop"
+LEASE_MOVE = "lease.move"
 CREDENTIAL_FOUND = "credential.found"
 CREDENTIAL_REMOVE = "credential.remove"
 CREDENTIAL_SET = "credential.set"
@@ -137,6 +138,10 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         LEASE_COMPLETE: "An agent gave a lease back.",
         LEASE_EXPIRE: "A lease ran out.",
         LEASE_DROP: "A lease of an earlier run could not be taken up again.",
+        LEASE_MOVE: (
+            "The clock was set, and a lease's times with it: it ends at `until`, after as long "
+            "as it was to last."
+        ),
         CREDENTIAL_FOUND: (
             "The keys that were stored when the daemon started, each with the time it was sealed. "
             "One that no record accounts for was set, or bound anew, without this daemon. "

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+import msgspec
+
 from groove_trio.rules.claims import Claims
 from groove_trio.words.base import AgentId
-from groove_trio.words.clock import parse_rfc3339
+from groove_trio.words.clock import parse_rfc3339, rfc3339
 from groove_trio.words.errors import BadRequest, shown
 from groove_trio.words.leases import (
     MAX_LEASE_PATHS,
@@ -23,6 +25,12 @@ from groove_trio.words.leases import (
 )
 
 MAX_REASON = 500  # as in `DeclareRequest`
+
+
+def moved_lease(lease: Lease, by: int) -> Lease:
+    """A lease as it is told when the clock was set forward by so many nanoseconds, or back."""
+    since, until = parse_rfc3339(lease.since) + by, parse_rfc3339(lease.until) + by
+    return msgspec.structs.replace(lease, since=rfc3339(since), until=rfc3339(until))
 
 
 class Leases:
@@ -68,13 +76,24 @@ class Leases:
         until = parse_rfc3339(lease.until)
         self._leases[lease.id] = lease
         self._until[lease.id] = until
-        heappush(self._expiries, (until, lease.id))
-        if self.pending > 2 * len(self._leases) + self.SLACK:
-            self._expiries = [(until, lease) for lease, until in self._until.items()]
-            heapify(self._expiries)
+        self._expect(until, lease.id)
         self._by_agent.setdefault(lease.agent, {})[lease.id] = lease
         for claim in lease.paths:
             self._claims.add(claim, lease.id)
+
+    def move(self, leases: Iterable[Lease]) -> None:
+        """Gives leases that are in force other times; the order of all stays as it is."""
+        for lease in leases:
+            until = parse_rfc3339(lease.until)
+            self._leases[lease.id] = self._by_agent[lease.agent][lease.id] = lease
+            self._until[lease.id] = until
+            self._expect(until, lease.id)
+
+    def _expect(self, until: int, lease: LeaseId) -> None:
+        heappush(self._expiries, (until, lease))
+        if self.pending > 2 * len(self._leases) + self.SLACK:
+            self._expiries = [(until, lease) for lease, until in self._until.items()]
+            heapify(self._expiries)
 
     def drop(self, leases: Iterable[Lease]) -> None:
         """Ends leases; one that has ended already is no fault."""

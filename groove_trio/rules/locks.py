@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from groove_trio.rules.claims import condensed, covers, is_claim
+from groove_trio.rules.leases import moved_lease
 from groove_trio.rules.owners import Overlap, Owners
 from groove_trio.rules.ruling import decide, explain
 from groove_trio.rules.scopes import Scope, protected_by
@@ -31,7 +32,14 @@ from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS, parse_rfc3339, rfc3339
 from groove_trio.words.errors import shown
 from groove_trio.words.knocks import Decision, Operation
-from groove_trio.words.leases import MAX_LEASE_PATHS, Explanation, Lease, LeaseId, LocksView
+from groove_trio.words.leases import (
+    MAX_LEASE_PATHS,
+    MAX_LEASE_S,
+    Explanation,
+    Lease,
+    LeaseId,
+    LocksView,
+)
 
 MAX_AGENT_CLAIMS = 256
 """Paths that one agent may lease at a time: four leases of the greatest size."""
@@ -194,24 +202,45 @@ class LockTable:
         self.version += 1
         self.leases.drop(leases)
 
-    def restore(self, leases: Iterable[Lease], now: int) -> list[tuple[Lease, str]]:
-        """Takes up leases of an earlier run; returns those it can't, each with the reason."""
+    def move_leases(self, leases: Iterable[Lease]) -> None:
+        """Gives leases that are in force other times."""
+        self.version += 1
+        self.leases.move(leases)
+
+    def restore(
+        self, leases: Iterable[Lease], now: int
+    ) -> tuple[list[tuple[Lease, str]], list[Lease]]:
+        """Takes up leases of an earlier run.
+
+        Nobody can tell how far the clock was set between two runs. What began later than now
+        shows that it was set back, and begins now: it ends after as long as it was to last.
+
+        Returns:
+            Those it can't take up, each with the reason; and those that begin now.
+        """
         self.version += 1
         dropped: list[tuple[Lease, str]] = []
+        moved: list[Lease] = []
         for lease in leases:
             if problem := self._unfit(lease, now):
                 dropped.append((lease, problem))
-            else:
-                self.leases.put(lease)
-        return dropped
+                continue
+            ahead = parse_rfc3339(lease.since) - now
+            taken = moved_lease(lease, -ahead) if ahead > 0 else lease
+            self.leases.put(taken)
+            if taken is not lease:
+                moved.append(taken)
+        return dropped, moved
 
     def _unfit(self, lease: Lease, now: int) -> str | None:
         try:
-            until = parse_rfc3339(lease.until)
+            since, until = parse_rfc3339(lease.since), parse_rfc3339(lease.until)
         except ValueError as error:
             return str(error)
         if until <= now:
             return "it ran out"
+        if until - since > MAX_LEASE_S * NS:
+            return "it lasts longer than a lease may"
         if lease.agent not in self._owners:
             return "its agent is not known any more"
         if not 1 <= len(lease.paths) <= MAX_LEASE_PATHS or not all(map(is_claim, lease.paths)):

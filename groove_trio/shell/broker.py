@@ -14,7 +14,6 @@ Leases are also saved in a file, which the same kind of task writes that syncs t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +32,7 @@ from groove_trio.shell.clerk import Clerk, entry_of
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.leasefile import LeaseFile
 from groove_trio.shell.slots import ChangeRequest, KnockRequest
+from groove_trio.shell.steady import SteadyClock
 from groove_trio.words.actors import OWNER, Actor, agent_actor
 from groove_trio.words.audit import AuditEntry
 from groove_trio.words.base import MAX_NAME, AgentId
@@ -60,7 +60,7 @@ class Broker:
         audit: The open log.
         publish: Takes the events; does not wait.
         leases: The file in which leases outlive the daemon.
-        clock: Nanoseconds since the epoch.
+        clock: What leases are measured by.
         wanted: Whether anyone wants the event of a knock; if not, it is not built.
 
     Attributes:
@@ -74,11 +74,12 @@ class Broker:
         publish: Callable[[AnyEvent], None],
         leases: Path,
         *,
-        clock: Callable[[], int] = time.time_ns,
+        clock: SteadyClock | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._audit = audit
-        self._clock = clock
+        clock = clock or SteadyClock()
+        self._clock = clock.now
         self._publish = publish
         self._table = LockTable()
         self._root = root
@@ -91,7 +92,7 @@ class Broker:
             table=self._table,
             audit=audit,
             publish=publish,
-            clock=clock,
+            clock=clock.now,
             wanted=wanted,
         )
         self.again = self._clerk.folds.again

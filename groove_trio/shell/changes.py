@@ -21,15 +21,18 @@ from groove_trio.rules.chain import (
     LEASE_DECLARE,
     LEASE_DROP,
     LEASE_EXPIRE,
+    LEASE_MOVE,
     LEASE_REFUSE,
     UNDO,
 )
+from groove_trio.rules.leases import moved_lease
 from groove_trio.rules.locks import Barred, Declared, Held, LockTable
 from groove_trio.rules.owners import Overlap
 from groove_trio.rules.scopes import Scope
 from groove_trio.shell.audit import AuditLog
 from groove_trio.shell.judge import Judge
 from groove_trio.shell.leasefile import LeaseFile
+from groove_trio.shell.steady import SteadyClock
 from groove_trio.words.actors import SYSTEM, Actor
 from groove_trio.words.audit import AuditEntry
 from groove_trio.words.base import AgentId
@@ -67,7 +70,7 @@ class Changes:
         audit: The open log.
         file: Told when the leases are others.
         publish: Takes the events.
-        clock: Nanoseconds since the epoch.
+        clock: What leases are measured by.
     """
 
     def __init__(  # noqa: PLR0917 - the parts it works on
@@ -77,7 +80,7 @@ class Changes:
         audit: AuditLog,
         file: LeaseFile,
         publish: Callable[[AnyEvent], None],
-        clock: Callable[[], int],
+        clock: SteadyClock,
     ) -> None:
         self._judge = judge
         self._table = table
@@ -167,7 +170,7 @@ class Changes:
         lease_id = LeaseId(secrets.token_hex(4))
         try:
             claims = self._judge.claims(agent, paths)
-            answer = self._table.declare(agent, claims, self._clock(), ttl_s, reason, lease_id)
+            answer = self._table.declare(agent, claims, self._clock.now(), ttl_s, reason, lease_id)
         except BadRequest as refusal:
             return self._refuse_lease(agent, paths, actor, refusal)
         if not isinstance(answer, Declared):
@@ -220,7 +223,8 @@ class Changes:
 
     def expire(self) -> bool:
         """Ends the leases that ran out; False if that could not be recorded and must wait."""
-        now = self._clock()
+        self._follow_clock()
+        now = self._clock.now()
         next_expiry = self._table.leases.next_expiry()
         if next_expiry is None or next_expiry > now:
             return True
@@ -233,16 +237,40 @@ class Changes:
         self._tell_ended(due, "ran out")
         return True
 
+    def _follow_clock(self) -> None:
+        """Has the leases last as long as they were to, when the machine's clock was set.
+
+        While that can't be recorded, they run on and their times are told as they were.
+        """
+        moved_by = self._clock.set_by()
+        if not moved_by:
+            return
+        moved = [moved_lease(lease, moved_by) for lease in self._table.leases]
+        try:
+            if moved:
+                self._record(list(map(_move, moved)))
+        except AuditUnavailable:
+            return
+        self._clock.follow(moved_by)
+        if moved:
+            self._table.move_leases(moved)
+            self._file.changed()
+        for lease in moved:
+            self._publish(LeaseDeclared(lease=lease))
+
     def restore(self, leases: Iterable[Lease]) -> int:
         """Takes up leases of an earlier run; returns the number of the last record, 0 if none."""
-        dropped = self._table.restore(leases, self._clock())
-        if not dropped:
+        dropped, moved = self._table.restore(leases, self._clock.now())
+        if not dropped and not moved:
             return 0
         self._file.changed()
         return self._record(
             [
-                _entry(SYSTEM, LEASE_DROP, lease.agent, **_facts(lease), why=why)
-                for lease, why in dropped
+                *(
+                    _entry(SYSTEM, LEASE_DROP, lease.agent, **_facts(lease), why=why)
+                    for lease, why in dropped
+                ),
+                *map(_move, moved),
             ]
         )
 
@@ -268,6 +296,10 @@ def _entry(actor: Actor, action: str, agent: AgentId, **detail: object) -> Audit
 
 def _facts(lease: Lease) -> dict[str, object]:
     return {"lease": lease.id, "paths": lease.paths}
+
+
+def _move(lease: Lease) -> AuditEntry:
+    return _entry(SYSTEM, LEASE_MOVE, lease.agent, **_facts(lease), until=lease.until)
 
 
 def _unknown(agent: AgentId) -> UnknownAgent:

@@ -14,7 +14,8 @@ import fcntl
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ from groove_trio.shell.files import check_private, open_private, write_atomic
 from groove_trio.shell.procfs import read_process
 from groove_trio.shell.store import STATE_DIR, ensure_state_dir
 from groove_trio.words.base import Word
-from groove_trio.words.errors import AlreadyRunning, Unreachable, shown
+from groove_trio.words.errors import AlreadyRunning, Unreachable, UnsafeState, shown
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TRIES = 10  # a reader that looks whether the lock is held holds it for microseconds itself
@@ -84,10 +85,12 @@ class DaemonFile:
 
         Raises:
             AlreadyRunning: Another daemon has it; `pid` and `url` say which, where known.
-            UnsafeState: The state directory or the lock has the wrong type, owner or mode.
+            UnsafeState: The state directory or the lock has the wrong type, owner or mode, or
+                can't be made.
         """
-        ensure_state_dir(self.directory)
-        lock = open_private(self.directory / "daemon.lock", os.O_RDWR | os.O_CREAT)
+        with _told(self.directory):
+            ensure_state_dir(self.directory)
+            lock = open_private(self.directory / "daemon.lock", os.O_RDWR | os.O_CREAT)
         try:
             self._lock_it(lock)
         except BaseException:
@@ -119,12 +122,13 @@ class DaemonFile:
         """Says where the daemon listens; replaces what it said before.
 
         Raises:
-            UnsafeState: What is there has the wrong type, owner or mode.
+            UnsafeState: What is there has the wrong type, owner or mode, or can't be replaced.
         """
         path = self.directory / "daemon.json"
         with suppress(FileNotFoundError):
             check_private(path)
-        write_atomic(path, msgspec.json.encode(info))
+        with _told(self.directory):
+            write_atomic(path, msgspec.json.encode(info))
 
     def release(self) -> None:
         """Takes back what was published and gives the project free. May be repeated."""
@@ -133,6 +137,16 @@ class DaemonFile:
                 (self.directory / "daemon.json").unlink()
             os.close(self._lock)
             self._lock = -1
+
+
+@contextmanager
+def _told(directory: Path) -> Generator[None]:
+    """Has a disk that is full, read-only or broken refuse the start with that as its reason."""
+    try:
+        yield
+    except OSError as error:
+        detail = f"the state in {shown(str(directory))} can't be written: {error.strerror}"
+        raise UnsafeState(detail, path=str(directory), reason=str(error.strerror)) from error
 
 
 def running_daemon(project: Path) -> DaemonInfo | None:

@@ -59,7 +59,7 @@ class OutputLog:
         give_up: Whether to wait no longer for a disk that refuses: the daemon must end.
     """
 
-    __slots__ = ("_clock", "_give_up", "_lock", "last_seq", "path")
+    __slots__ = ("_clock", "_give_up", "_lock", "_whole", "last_seq", "path")
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class OutputLog:
         self._clock = clock
         self._give_up = give_up
         self._lock = trio.Lock()
+        self._whole = _Whole()
 
     async def append(self, stream: Stream, texts: Sequence[tuple[str, bool]]) -> list[OutputLine]:
         """Numbers lines and writes them with one call; returns when the kernel has them.
@@ -101,9 +102,10 @@ class OutputLog:
 
     async def _write(self, lines: list[OutputLine]) -> bool:
         failing = False
+        data = _encoder.encode_lines(lines)
         while True:
             try:
-                await trio.to_thread.run_sync(_append, self.path, lines)
+                await trio.to_thread.run_sync(_append, self.path, data, self._whole)
             except OSError as error:
                 if self._give_up():
                     _log.error("%d lines are lost, %s: %s", len(lines), self.path, error)
@@ -130,12 +132,24 @@ class OutputLog:
         return OutputPage(lines=lines, next=end, more=bool(lines) and end < self.last_seq)
 
 
-def _append(path: Path, lines: list[OutputLine]) -> None:
-    data = _encoder.encode_lines(lines)
+class _Whole:
+    """How much of the file is whole lines, while a write has failed and may have left a piece."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size: int | None = None
+
+
+def _append(path: Path, data: bytes, whole: _Whole) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(path, flags, PRIVATE_FILE)
     try:
-        before = os.fstat(file).st_size
+        size = os.fstat(file).st_size
+        before = size if whole.size is None else min(whole.size, size)
+        if size > before:  # an earlier try left it, on a disk that did not let it be cut
+            os.ftruncate(file, before)
+        whole.size = before
         if not before:
             fix_mode(file, PRIVATE_FILE)
         try:
@@ -145,6 +159,7 @@ def _append(path: Path, lines: list[OutputLine]) -> None:
         except OSError:
             os.ftruncate(file, before)  # half a batch would be numbered twice
             raise
+        whole.size = None
     finally:
         os.close(file)
 

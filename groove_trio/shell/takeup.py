@@ -23,7 +23,13 @@ from groove_trio.shell.store import Loaded, Store
 from groove_trio.shell.table import AgentTable, now
 from groove_trio.words.actors import SYSTEM
 from groove_trio.words.base import AgentId
-from groove_trio.words.errors import GrooveError, OutOfResources, UnsafeState, WrongState
+from groove_trio.words.errors import (
+    AuditUnavailable,
+    GrooveError,
+    OutOfResources,
+    UnsafeState,
+    WrongState,
+)
 
 LEFTOVER_GRACE_S = 1.0
 """What a process that nobody supervises any more gets between SIGTERM and SIGKILL."""
@@ -45,10 +51,13 @@ async def take_up(store: Store, table: AgentTable, holdings: Holdings, census: C
         agent.saved = status
         table.restore(agent)
     await end_all([*(agent.id for agent in table), *loaded.aside], census)
+    unrecorded: list[AuditUnavailable] = []
     async with trio.open_nursery() as nursery:
         for agent in table:
             if agent.live or agent.state == "interrupted":
-                nursery.start_soon(_take_up_one, agent, table, holdings)
+                nursery.start_soon(_take_up_one, agent, table, holdings, unrecorded)
+    if unrecorded:
+        raise unrecorded[0]
 
 
 async def _load(store: Store) -> Loaded:
@@ -61,12 +70,18 @@ async def _load(store: Store) -> Loaded:
         raise UnsafeState(detail, path=str(where)) from error
 
 
-async def _take_up_one(agent: Agent, table: AgentTable, holdings: Holdings) -> None:
-    if agent.live:
-        reason = f"the daemon ended while the agent was {agent.state}"
-        await table.fact(agent, "interrupted", reason, pid=None, ended=now())
+async def _take_up_one(
+    agent: Agent, table: AgentTable, holdings: Holdings, unrecorded: list[AuditUnavailable]
+) -> None:
     try:
+        if agent.live:
+            reason = f"the daemon ended while the agent was {agent.state}"
+            changes = {"pid": None, "ended": now()}
+            await table.durable(table.move(agent, "interrupted", SYSTEM, reason, **changes))
+            await table.save(agent)
         await holdings.hold(agent, SYSTEM, action=AGENT_RESTORE)
+    except AuditUnavailable as error:
+        unrecorded.append(error)  # a start without its scope would give that to another
     except GrooveError as error:
         # Its files can't be right, then. It may still be resumed, and asks for the scope again.
         _log.warning("%s does not hold its scope: %s", agent.name, error)

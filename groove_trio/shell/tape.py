@@ -46,6 +46,7 @@ class Tape:
         self._directory_fd = _lock(directory)
         self._above_fd = os.open(self._above, os.O_PATH | os.O_CLOEXEC)
         try:
+            self._way = self._directories()
             self.segments = list_segments(directory)
             for path in self.segments:
                 check_private(path)
@@ -54,14 +55,29 @@ class Tape:
             os.close(self._directory_fd)
             raise
 
+    def _directories(self) -> list[tuple[str, tuple[int, int]]]:
+        """The directories on the way to the segments, each with what it is now."""
+        way: list[tuple[str, tuple[int, int]]] = []
+        for each in (self._directory.parent, self._directory):
+            name = str(each.relative_to(self._above))
+            found = os.stat(name, dir_fd=self._above_fd)
+            way.append((name, (found.st_dev, found.st_ino)))
+        return way
+
     def open(self) -> None:
-        """Opens the last segment, the first of a new log, at its end.
+        """Opens the last segment that holds anything, the first of a new log, at its end.
+
+        An empty one after it was begun, and the log grew on without it: what is torn there must
+        be ended there.
 
         Raises:
             UnsafeState: It has the wrong owner, mode or type.
             OSError: It can't be made or opened.
         """
-        self._open(max(len(self.segments), 1))
+        last = len(self.segments)
+        while last > 1 and not self.segments[last - 1].stat().st_size:
+            last -= 1
+        self._open(max(last, 1))
 
     def _open(self, number: int) -> None:
         path = segment_path(self._directory, number)
@@ -102,10 +118,18 @@ class Tape:
         return written, None
 
     def _check(self) -> None:
-        """Raises where the file is not, or not only, what was written here; takes about 2 µs."""
+        """Raises where the file is not, or not only, what was written here; takes about 5 µs.
+
+        A directory on the way that became a link is caught though the link leads here: what is
+        behind it may be another's, and is not where the next daemon looks.
+        """
         try:
+            for name, known in self._way:
+                passed = os.lstat(name, dir_fd=self._above_fd)
+                if (passed.st_dev, passed.st_ino) != known:
+                    raise OSError(errno.ESTALE, "the log's directory was changed")
             found = os.lstat(self._name, dir_fd=self._above_fd)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise OSError(errno.ESTALE, "the log's file was removed") from error
         if (found.st_dev, found.st_ino) != self._file or found.st_size != self._size:
             raise OSError(errno.ESTALE, "the log's file was changed")
@@ -129,6 +153,8 @@ class Tape:
         """Begins the next segment; `sync` before. Where it can't be made, this one grows on."""
         full = self._fd
         try:
+            if _is_written(segment_path(self._directory, self._number + 1)):
+                return False
             self._open(self._number + 1)
         except (OSError, UnsafeState):
             return False
@@ -143,6 +169,14 @@ class Tape:
         for descriptor in (*self._done_with, self._fd, self._above_fd, self._directory_fd):
             with suppress(OSError):
                 os.close(descriptor)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether another program wrote what is to be our next segment."""
+    try:
+        return path.lstat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _lock(directory: Path) -> int:

@@ -97,7 +97,7 @@ class CallRefused(Event):
 
 
 class LeaseDeclared(Event):
-    """A lease was taken."""
+    """A lease was taken, or its times were moved because the machine's clock was set."""
 
     lease: Lease
 

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from groove_trio.rules.claims import Claims, condensed, covers
+from groove_trio.rules.leases import Leases, moved_lease
 from groove_trio.rules.locks import MAX_AGENT_CLAIMS, Barred, Declared, Held, LockTable
 from groove_trio.rules.owners import Overlap
 from groove_trio.rules.scopes import Scope
 from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS, parse_rfc3339, rfc3339
 from groove_trio.words.knocks import Denied, Granted
-from groove_trio.words.leases import MAX_LEASE_PATHS, Lease, LeaseId
+from groove_trio.words.leases import MAX_LEASE_PATHS, MAX_LEASE_S, Lease, LeaseId
 
 NOW = 1_795_367_880 * NS
 A, B, C = AgentId("aaaaaaaa"), AgentId("bbbbbbbb"), AgentId("cccccccc")
@@ -354,15 +355,53 @@ def test_leases_of_an_earlier_run_are_taken_up_where_they_still_fit() -> None:
     fits = lease(old, A, "x", "d/", id_="1")
     late = lease(old, A, "y", ttl_s=1, id_="2")
     orphan = lease(old, C, "z", id_="3")
-    broken = Lease(id=LeaseId("4"), agent=A, paths=["w"], since="", until="soon")
-    taken = Lease(id=LeaseId("5"), agent=B, paths=["d/e"], since="", until=fits.until)
-    owned = Lease(id=LeaseId("6"), agent=B, paths=["src/"], since="", until=fits.until)
+    times = {"since": fits.since, "until": fits.until}
+    broken = Lease(id=LeaseId("4"), agent=A, paths=["w"], since=fits.since, until="soon")
+    taken = Lease(id=LeaseId("5"), agent=B, paths=["d/e"], **times)
+    owned = Lease(id=LeaseId("6"), agent=B, paths=["src/"], **times)
+    long = lease(old, A, "l", ttl_s=MAX_LEASE_S + 1, id_="7")
+    unfit = [late, orphan, broken, fits, taken, owned, long]
     locks = table(web=["src/**"], api=[])
-    dropped = locks.restore([fits, late, orphan, broken, fits, taken, owned], NOW + NS)
+    dropped, moved = locks.restore([fits, *unfit], NOW + NS)
     assert list(locks.leases) == [fits]
-    assert [each for each, _ in dropped] == [late, orphan, broken, fits, taken, owned]
+    assert [each for each, _ in dropped] == unfit
     assert all(why for _, why in dropped)
+    assert moved == []
     assert may_write(locks, A, "d/e")
+
+
+@pytest.mark.parametrize("back_s", [1, 86_400, 10 * 86_400])
+def test_a_lease_taken_up_after_the_clock_was_set_back_lasts_as_long_as_it_was_to(
+    back_s: int,
+) -> None:
+    old = table(web=["src/**"], api=[])
+    ahead = lease(old, A, "x", ttl_s=60)
+    locks = table(web=["src/**"], api=[])
+    now = NOW - back_s * NS
+    dropped, moved = locks.restore([ahead], now)
+    assert dropped == []
+    assert list(locks.leases) == moved
+    assert [(each.since, each.until) for each in moved] == [(rfc3339(now), rfc3339(now + 60 * NS))]
+    assert locks.leases.next_expiry() == now + 60 * NS
+    assert may_write(locks, A, "x", now)
+    assert not may_write(locks, A, "x", now + 60 * NS)
+
+
+@given(st.lists(st.sampled_from([-86_400, -600, -1, 1, 600, 86_400]), max_size=200))
+def test_leases_that_are_moved_run_out_when_they_say_in_bounded_memory(steps: list[int]) -> None:
+    locks = table(web=[], api=[])
+    held = [lease(locks, A, "x", ttl_s=60, id_="1"), lease(locks, B, "y", ttl_s=90, id_="2")]
+    now = NOW
+    for step in steps:
+        now += step * NS
+        held = [moved_lease(each, step * NS) for each in held]
+        locks.move_leases(held)
+    assert list(locks.leases) == held
+    assert locks.leases.next_expiry() == now + 60 * NS
+    assert locks.leases.due(now + 60 * NS) == held[:1]
+    assert locks.leases.pending <= 2 * len(held) + Leases.SLACK
+    locks.drop(held[:1])
+    assert locks.leases.next_expiry() == now + 90 * NS
 
 
 def test_names_with_pattern_characters_are_leased_literally() -> None:
@@ -535,7 +574,7 @@ class OneWriter(RuleBasedStateMachine):
         self.locks = LockTable()
         for agent, scope in self.scopes.items():
             assert self.locks.reserve(agent, agent[0], scope) is None
-        assert self.locks.restore(leases, self.now) == []
+        assert self.locks.restore(leases, self.now) == ([], [])
 
     @invariant()
     def every_path_has_one_writer_and_the_right_one(self) -> None:

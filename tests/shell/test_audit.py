@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from groove_trio.rules.chain import ACTIONS
-from groove_trio.shell import segments
+from groove_trio.shell import segments, tape
 from groove_trio.shell.audit import SEGMENT_BYTES, open_audit, verify_log
 from groove_trio.shell.heads import write_checkpoint
 from groove_trio.shell.private import config_directory
@@ -310,6 +310,32 @@ async def test_segment_grows_on_where_the_next_cannot_be_made(place: Path) -> No
         await log.record(entry())
     assert verify_log(place).ok
     assert len(list_segments(place)) == 2
+
+
+async def test_segment_that_was_begun_in_vain_takes_nothing_of_what_another_left_torn(
+    place: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with open_audit(place, segment_bytes=500) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(tape, "sync_directory", fail)
+            await log.record(entry())
+            await log.record(entry())
+            disk.room = 50
+            with pytest.raises(AuditUnavailable):
+                log.append([entry()])  # and so with the closing record
+    disk.room = None
+    first, second = list_segments(place)
+    assert first.read_bytes()[-1:] != b"\n"
+    assert second.stat().st_size == 0
+    async with open_audit(place, segment_bytes=500) as log:
+        await log.record(entry())
+        await log.record(entry())
+    assert actions(place).count("audit.repair") == 1
+    assert second.stat().st_size > 0
+    assert verify_log(place).ok
 
 
 # A disk that is full

@@ -20,7 +20,8 @@ ENTRY = AuditEntry(actor=OWNER, action="knock.granted")
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    return tmp_path / "audit"
+    (tmp_path / "state").mkdir(mode=0o700)
+    return tmp_path / "state/audit"
 
 
 @pytest.fixture
@@ -58,6 +59,29 @@ def to_longer(path: Path) -> None:
         file.write(b"x")
 
 
+def to_copied_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    shutil.copytree(path.parent.with_name("moved"), path.parent)
+
+
+def to_linked_directory(path: Path) -> None:
+    to_symlink(path.parent)
+
+
+def to_linked_state(path: Path) -> None:
+    to_symlink(path.parent.parent)
+
+
+def to_file(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.touch()
+
+
+def to_fifo_for_a_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    os.mkfifo(path.parent)
+
+
 CHANGES: list[Callable[[Path], object]] = [
     Path.unlink,
     lambda path: os.truncate(path, 0),
@@ -70,6 +94,11 @@ CHANGES: list[Callable[[Path], object]] = [
     to_directory,
     to_copy,
     to_longer,
+    to_copied_directory,
+    to_linked_directory,
+    to_linked_state,
+    to_file,
+    to_fifo_for_a_directory,
 ]
 
 
@@ -100,6 +129,20 @@ async def test_log_goes_on_when_its_file_is_back(place: Path, segment: Path) -> 
         segment.with_name("moved").rename(segment)
         await until_ok(log)
         await log.record(ENTRY)
+    assert verify_log(place).ok
+
+
+async def test_next_segment_that_another_program_wrote_is_not_written_on(
+    place: Path, segment: Path
+) -> None:
+    async with open_audit(place, segment_bytes=500) as log:
+        foreign = segment.with_name("00000002.jsonl")
+        foreign.touch(0o600)
+        foreign.write_text("x")
+        for _ in range(5):
+            await log.record(ENTRY)
+        assert foreign.read_text() == "x"
+        foreign.unlink()
     assert verify_log(place).ok
 
 

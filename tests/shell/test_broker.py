@@ -23,6 +23,7 @@ from groove_trio.shell.audit import AuditLog, open_audit, verify_log
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.clerk import BATCH, CAPACITY
 from groove_trio.shell.segments import list_segments
+from groove_trio.shell.steady import SteadyClock
 from groove_trio.words.actors import OWNER, SYSTEM, agent_actor
 from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS
@@ -70,7 +71,7 @@ class House:
             self.audit,
             self.events.append,
             self.root / ".groove/leases.json",
-            clock=self.clock,
+            clock=SteadyClock(self.clock, self.clock),
         )
 
     def clock(self) -> int:

@@ -20,6 +20,7 @@ from groove_trio.shell.audit import AuditLog, open_audit, verify_log
 from groove_trio.shell.broker import Broker
 from groove_trio.shell.folding import FOLD_S
 from groove_trio.shell.segments import list_segments
+from groove_trio.shell.steady import SteadyClock
 from groove_trio.words.actors import OWNER, agent_actor
 from groove_trio.words.base import AgentId
 from groove_trio.words.clock import NS
@@ -42,7 +43,8 @@ class Held:
 
     def __post_init__(self) -> None:
         leases = self.root / ".groove/leases.json"
-        self.broker = Broker(self.root, self.audit, self.events.append, leases, clock=self.clock)
+        clock = SteadyClock(self.clock, self.clock)
+        self.broker = Broker(self.root, self.audit, self.events.append, leases, clock=clock)
 
     def clock(self) -> int:
         return NOW + int(trio.current_time() * NS) + self.ahead

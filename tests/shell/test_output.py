@@ -158,6 +158,42 @@ async def test_a_full_disk_slows_and_loses_nothing(
     assert caplog.text.count("can't be written") == 1
 
 
+async def test_what_a_dying_disk_keeps_of_a_failed_write_is_cut_when_it_lives_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "RETRY_S", 0.01)
+    written = os.write
+
+    def fault() -> OSError:
+        return OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def write(file: int, data: bytes) -> int:
+        if data.startswith(b'{"seq"'):
+            written(file, data[: len(data) // 2])
+            raise fault()
+        return written(file, data)
+
+    def truncate(file: int, size: int) -> None:
+        raise fault()
+
+    log = OutputLog(tmp_path / "o")
+    await log.append("out", texts("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        patch.setattr(os, "ftruncate", truncate)
+        with trio.move_on_after(0.1) as scope:
+            await log.append("out", texts("b", "c", "d"))
+        assert scope.cancelled_caught
+    assert len((tmp_path / "o").read_bytes().splitlines()) > 1
+    await log.append("out", texts("e"))
+    page = await log.read(0, 10)
+    assert [(line.seq, line.text) for line in page.lines] == [(1, "a"), (2, "e")]
+    assert [json.loads(line)["text"] for line in (tmp_path / "o").read_text().splitlines()] == [
+        "a",
+        "e",
+    ]
+
+
 async def test_an_append_waiting_for_room_can_be_cancelled_and_the_next_goes_on(
     tmp_path: Path,
 ) -> None:

@@ -292,11 +292,19 @@ class House:
             shutil.copytree(place, f"{place}.kept")
 
     def turn_back(self) -> None:
-        """Lets all stand again as it was kept."""
+        """Lets all stand again as it was kept, when nothing lived of any agent."""
+        self.end()
         self.ledgers = copy.deepcopy(self.kept)
         for place in (self.project, self.config):
             shutil.rmtree(place)
             shutil.copytree(f"{place}.kept", place)
+
+    def end(self) -> None:
+        """Ends what lives of agents."""
+        while pids := self.left():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def left(self) -> list[int]:
         """Processes of agents."""
@@ -413,9 +421,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     (tmp_path / "project").mkdir()
     house = House((tmp_path / "project").resolve(), tmp_path / "config/groove-trio")
     yield house
-    for pid in house.left():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    house.end()
 
 
 def points(house: House, tmp_path: Path) -> list[str]:

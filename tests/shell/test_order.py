@@ -14,7 +14,7 @@ import trio
 from groove_trio.shell.store import Store
 from groove_trio.words.actors import OWNER
 from groove_trio.words.agents import AgentPatch
-from groove_trio.words.errors import GrooveError, NameTaken, UnknownAgent
+from groove_trio.words.errors import GrooveError, NameTaken, OutOfResources, UnknownAgent
 
 Open = Callable[..., Any]
 
@@ -130,3 +130,18 @@ async def test_a_lease_given_back_stays_so_after_a_crash(open_house: Open, tmp_p
         assert [lease["paths"] for lease in json.loads(file.read_bytes())] == [["y"]]
         await house.supervisor.stop("a", OWNER)
         assert json.loads(file.read_bytes()) == []
+
+
+async def test_a_lease_given_back_that_cannot_be_saved_is_told_so(
+    open_house: Open, tmp_path: Path
+) -> None:
+    file = tmp_path / ".groove/leases.json"
+    async with open_house() as house:
+        agent = (await house.spawn(name="a")).id
+        lease = await house.broker.declare(agent, ["x"])
+        file.unlink()
+        file.mkdir()
+        with pytest.raises(OutOfResources, match="given back"):
+            await house.broker.complete(agent, lease.id)
+        assert house.broker.view().leases == []
+        file.rmdir()

@@ -34,7 +34,7 @@ import pytest
 from groove_trio.shell.heads import verify_log
 
 ROUNDS = int(os.environ.get("GROOVE_CRASH_ROUNDS", "0"))
-EXACT_ROUNDS, RANDOM_ROUNDS = 7, 4  # of the everyday suite
+EXACT_ROUNDS, RANDOM_ROUNDS = 6, 4  # of the everyday suite
 WORKERS = 4
 DEADLINE_S = 30
 DAEMON = str(Path(__file__).with_name("crashing_daemon.py"))

@@ -276,7 +276,11 @@ class Broker:
                 nothing changed.
             Draining: The daemon is shutting down.
         """
-        return await self._change(lambda: self._changes.release(agent, actor, why))
+        leases = await self._change(lambda: self._changes.release(agent, actor, why))
+        if leases:
+            with suppress(OSError):  # its agent holds nothing, so no daemon takes them up
+                await self._file.saved()
+        return leases
 
     async def rename(self, agent: AgentId, name: str, actor: Actor) -> None:
         """Changes the name under which others hear of an agent.
@@ -319,7 +323,7 @@ class Broker:
         request = await self._ask(lambda: self._changes.declare(agent, paths, ttl_s, reason, actor))
         try:
             declared = await self._settled(request)
-            await self._saved()
+            await self._saved("The lease could not be saved, so it is not held.")
         except BaseException:
             outcome: Outcome[Declared] | None = request.outcome
             if outcome is not None and outcome.value is not None:
@@ -335,9 +339,13 @@ class Broker:
         Raises:
             UnknownLease: The agent holds no such lease.
             UnknownAgent: It holds no scope.
+            OutOfResources: It is given back, and would be held again after a crash.
             AuditUnavailable, Draining: As `release`.
         """
-        return await self._change(lambda: self._changes.complete(agent, lease, actor))
+        leases = await self._change(lambda: self._changes.complete(agent, lease, actor))
+        if leases:
+            await self._saved("The lease is given back, but that could not be saved.")
+        return leases
 
     async def restore_leases(self) -> None:
         """Takes up the leases of the run before; the agents' scopes must be reserved by now.
@@ -371,13 +379,11 @@ class Broker:
             raise outcome.refusal
         return cast("T", outcome.value)  # no refusal, so there is a value
 
-    async def _saved(self) -> None:
+    async def _saved(self, otherwise: str) -> None:
         try:
             await self._file.saved()
         except OSError as error:
-            raise OutOfResources(
-                "The lease could not be saved, so it is not held.", errno=str(error.errno)
-            ) from error
+            raise OutOfResources(otherwise, errno=str(error.errno)) from error
 
     # Views
 

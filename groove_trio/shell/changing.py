@@ -91,9 +91,10 @@ class Changing:
                 return
             await end_one(agent.id, self.census)
             seq = self.table.move(agent, "stop", actor, f"stopped by {actor}")
+            # First: the daemon that comes after a crash must not hold again what another has.
+            await self.table.save(agent)
             await self.holdings.release(agent, "the agent is stopped", actor)
             self.table.tell(agent)
-        await self.table.save(agent)
         await self.table.durable(seq)
 
     # Forgetting
@@ -110,10 +111,10 @@ class Changing:
                 await end_one(agent.id, self.census)
                 _check_over(agent)
             seq = self.table.note(agent, "remove", actor, before=agent.state)
+            await self.table.durable(seq)
+            await erase(self.store, agent)  # before its scope and its name are anyone's
             await self.holdings.release(agent, "the agent was removed", actor)
             self.table.drop(agent)
-            await erase(self.store, agent)
-        await self.table.durable(seq)
 
     @asynccontextmanager
     async def _alone(self, agent: Agent) -> AsyncGenerator[None]:
@@ -171,15 +172,16 @@ class Changing:
                 self.table.drop_name(after)
             raise
         self.table.respec(agent, msgspec.structs.replace(agent.spec, **changes))
-        if after != before:
-            self.table.drop_name(before)
-            with suppress(UnknownAgent, Draining):  # it holds no scope now
-                await self.broker.rename(agent.id, after, actor)
         async with agent.saving:
             try:
                 await trio.to_thread.run_sync(self.store.save_spec, agent.id, agent.spec)
             except OSError as error:
                 _log.warning("the changes to %s can't be saved: %s", agent.name, error)
+        if after != before:
+            if agent.name != before:  # nobody has given it back meanwhile
+                self.table.drop_name(before)  # not earlier: two would have it after a crash
+            with suppress(UnknownAgent, Draining):  # it holds no scope now
+                await self.broker.rename(agent.id, agent.name, actor)
         await self.table.durable(seq)
 
 

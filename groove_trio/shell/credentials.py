@@ -41,7 +41,7 @@ from groove_trio.rules.envelope import (
     unseal,
     with_keys,
 )
-from groove_trio.shell.files import open_private, sync_directory, write_atomic
+from groove_trio.shell.files import clear_torn, open_private, sync_directory, write_atomic
 from groove_trio.shell.machine import this_machine
 from groove_trio.shell.private import locked
 from groove_trio.shell.seed import CREDENTIALS, load_seed, read_seed
@@ -228,8 +228,7 @@ class CredentialFile:
 
     def _tidy(self) -> None:
         """Removes what a crash left of a replacement: who holds the lock is the only one at it."""
-        for torn in self.directory.glob(f".{CREDENTIALS}.*.tmp"):
-            torn.unlink()
+        clear_torn(self.path)
 
     # The key
 

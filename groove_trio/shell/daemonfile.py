@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from groove_trio.shell.files import check_private, open_private, write_atomic
+from groove_trio.shell.files import check_private, clear_torn, open_private, write_atomic
 from groove_trio.shell.procfs import read_process
 from groove_trio.shell.store import STATE_DIR, ensure_state_dir
 from groove_trio.words.base import Word
@@ -97,6 +97,8 @@ class DaemonFile:
             os.close(lock)
             raise
         self._lock = lock
+        with suppress(OSError):  # litter hinders nobody
+            clear_torn(self.directory / "daemon.json")
 
     def _lock_it(self, lock: int) -> None:
         told: DaemonInfo | None = None

@@ -50,6 +50,18 @@ def write_atomic(path: Path, data: bytes, mode: int = PRIVATE_FILE) -> None:
     sync_directory(path.parent)
 
 
+def clear_torn(path: Path) -> None:
+    """Removes what replacements of a file left beside it when a crash cut them short.
+
+    For whoever alone may write `path` now: what another is about to rename would be lost.
+
+    Raises:
+        OSError: Something of it can't be removed.
+    """
+    for torn in path.parent.glob(f".{path.name}.*.tmp"):
+        torn.unlink(missing_ok=True)
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Writes every byte, however many calls it takes."""
     view = memoryview(data)

@@ -18,13 +18,14 @@ import hashlib
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from groove_trio.rules.chain import Seal, digest_of
-from groove_trio.shell.files import ensure_private_dir, open_private, write_atomic
+from groove_trio.shell.files import clear_torn, ensure_private_dir, open_private, write_atomic
 from groove_trio.shell.private import config_directory, ensure_config_directory
 from groove_trio.shell.seed import load_seed, read_seed
 from groove_trio.shell.segments import (
@@ -114,6 +115,8 @@ def look(config_dir: Path, directory: Path, segments: Sequence[Path], *, accept:
         OSError: A file can't be read.
     """
     seed = load_seed(config_dir)
+    with suppress(OSError):  # litter hinders nobody
+        clear_torn(checkpoint_path(config_dir, directory))
     known, damaged = None, False
     try:
         known = read_checkpoint(config_dir, directory)

@@ -10,7 +10,7 @@ import msgspec
 
 from groove_trio.rules.leases import Leases
 from groove_trio.shell.commit import GroupCommit
-from groove_trio.shell.files import open_private, write_atomic
+from groove_trio.shell.files import clear_torn, open_private, write_atomic
 from groove_trio.words.errors import UnsafeState, shown
 from groove_trio.words.leases import Lease
 
@@ -48,8 +48,7 @@ class LeaseFile:
             UnsafeState: The file has the wrong owner, mode, type or content.
             OSError: It can't be read.
         """
-        for torn in self._path.parent.glob(f".{self._path.name}.*.tmp"):
-            torn.unlink(missing_ok=True)  # a replacement that a crash cut short
+        clear_torn(self._path)
         try:
             descriptor = open_private(self._path, os.O_RDONLY)
         except FileNotFoundError:

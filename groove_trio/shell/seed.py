@@ -11,7 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
-from groove_trio.shell.files import open_private, write_atomic
+from groove_trio.shell.files import clear_torn, open_private, write_atomic
 from groove_trio.shell.private import ensure_config_directory, locked
 from groove_trio.words.errors import UnsafeState, shown
 
@@ -65,6 +65,7 @@ def _make(directory: Path, path: Path) -> bytes:
                 return _read(path)  # another made it meanwhile
             except FileNotFoundError:
                 _check_first(directory)
+            clear_torn(path)
             seed = secrets.token_bytes(SEED_BYTES)
             write_atomic(path, seed)
     except OSError as error:

@@ -175,6 +175,9 @@ class Store:
                 _discard(path)
             elif path.suffix != ".bad":
                 self._load(path, loaded)
+        for left in self.state_dir.glob("canary-*"):  # of a launch that a crash cut short
+            with contextlib.suppress(OSError):
+                left.unlink()
         loaded.agents.sort(key=lambda agent: (agent.status.created, agent.status.id))
         return loaded
 

@@ -160,6 +160,27 @@ async def test_a_secret_reached_by_another_name_stays_hidden(home: Path) -> None
     assert (home / ".ssh/key").read_text() == "secret"
 
 
+@pytest.mark.parametrize("level", ["gate", "wall"])
+async def test_what_is_new_in_the_root_of_the_project_can_be_read(
+    home: Path, level: Literal["gate", "wall"]
+) -> None:
+    """Why the root is granted whole: granted name by name, ``.groove`` could be left out of it."""
+    project = home / "project"
+    line = "echo ready; read line; cat README.md new deep/file"
+    async with behind(home, "sh", "-c", line, level=level) as opened:
+        assert await opened.tree.receive("out") == b"ready\n"
+        (project / "README.new").write_text("saved as editors do ")
+        (project / "README.new").replace(project / "README.md")
+        (project / "new").write_text("made ")
+        (project / "deep").mkdir()
+        (project / "deep/file").write_text("beneath")
+        await opened.tree.write(b"go\n")
+        said = b""
+        while more := await opened.tree.receive("out"):
+            said += more
+    assert said == b"saved as editors do made beneath"
+
+
 async def test_writes_go_where_the_patterns_point_and_nowhere_else(home: Path) -> None:
     said = await run(
         home,

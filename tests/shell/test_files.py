@@ -11,6 +11,7 @@ import pytest
 
 from groove_trio.shell.files import (
     check_private,
+    clear_torn,
     ensure_private_dir,
     open_private,
     write_atomic,
@@ -185,3 +186,13 @@ def test_what_is_missing_is_told_as_missing(tmp_path: Path) -> None:
         open_private(tmp_path / "gone", os.O_RDONLY)
     with pytest.raises(FileNotFoundError):
         check_private(tmp_path / "gone")
+
+
+def test_what_cut_short_replacements_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".state.0123abcd.tmp", ".state.x.tmp", ".other.0123abcd.tmp", "state", ".state"):
+        (tmp_path / name).touch()
+    (tmp_path / "far").touch()
+    (tmp_path / ".state.link.tmp").symlink_to("far")
+    clear_torn(tmp_path / "state")
+    clear_torn(tmp_path / "gone" / "state")
+    assert set(os.listdir(tmp_path)) == {".other.0123abcd.tmp", "state", ".state", "far"}

@@ -39,12 +39,7 @@ from groove_trio.words.base import MAX_NAME, AgentId
 from groove_trio.words.errors import AuditUnavailable, Draining, OutOfResources
 from groove_trio.words.events import AnyEvent, CallRefused
 from groove_trio.words.knocks import Decision, Denied, Knock
-from groove_trio.words.leases import (
-    DEFAULT_LEASE_S,
-    Explanation,
-    Lease,
-    LocksView,
-)
+from groove_trio.words.leases import DEFAULT_LEASE_S, Explanation, Lease, LocksView
 
 RECORD_S = 2.0  # for a denial to reach the disk; it stays one without, and says so
 _SAVE_S = 5.0

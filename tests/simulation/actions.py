@@ -10,6 +10,7 @@ from typing import Any
 import trio
 from house import House, running
 from ledger import CLAIMED, COVERED, PATHS, Ledger
+from msgspec.structs import replace
 from world import Census, Kernel, Tree, World
 
 from groove_trio.shell.audit import AuditLog
@@ -17,13 +18,13 @@ from groove_trio.shell.hub import Hub
 from groove_trio.words.actors import OWNER, agent_actor
 from groove_trio.words.agents import AgentPatch, AgentSpec, AgentView, Restart
 from groove_trio.words.base import AgentId
-from groove_trio.words.errors import GrooveError
-from groove_trio.words.events import Gap, Snapshot
+from groove_trio.words.errors import GrooveError, SpawnFailed
+from groove_trio.words.events import AnyEvent, Gap, Snapshot
 from groove_trio.words.knocks import Granted, Knock
 
 LIVES = 3  # daemons for a seed, one after the other
 CALLERS = 4
-ASKED = 9  # by each caller of each daemon
+ASKED = 6  # by each caller of each daemon
 SEGMENT_BYTES = 6_000  # some dozen records
 HISTORY = 24  # events, so that whoever is slow misses some
 SETTLE_S = 30.0  # longer than any wait of the daemon's before it tries again
@@ -32,16 +33,27 @@ CALLER_S = 120.0  # the disk is well again long before
 OPERATIONS = ("write", "write", "create", "delete", "metadata", "read")
 
 
+class WatchedHub(Hub):
+    """A hub with a ledger that reads along."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(clock=ledger.world.now, max_events=HISTORY)
+        self._ledger = ledger
+
+    def publish(self, event: AnyEvent) -> None:
+        super().publish(event)
+        self._ledger.see(event)
+
+
 class SimulatedHouse(House):
     """A daemon in the world."""
 
-    def __init__(self, world: World, project: Path, audit: AuditLog) -> None:
-        self.world = world
-        hub = Hub(clock=world.now, max_events=HISTORY)
+    def __init__(self, ledger: Ledger, project: Path, audit: AuditLog) -> None:
+        world = ledger.world
         super().__init__(
             project,
             audit,
-            hub=hub,
+            hub=WatchedHub(ledger),
             census=Census(world.kernel),
             clock=world.now,
             draw=world.chance.random,
@@ -74,9 +86,9 @@ def _live(world: World, ledger: Ledger, *, last: bool) -> None:
     world.crash_at, fuse = None, None
     dies = not last and chance.random() < 0.85
     if dies and chance.random() < 0.5:
-        world.crash_at = world.steps + int(chance.random() ** 2 * 2500)
+        world.crash_at = world.steps + int(chance.random() ** 2 * 1500)
     elif dies:
-        fuse = 1 + int(chance.random() ** 2 * 250)
+        fuse = 1 + int(chance.random() ** 2 * 180)
     world.disk.revive()
     world.disk.fuse = fuse
     world.note("a daemon begins")
@@ -123,7 +135,7 @@ class Daemon:
             self.world.fail(f"something of {sorted(left)} lives, and the daemon has ended")
 
     def _make(self, project: Path, audit: AuditLog) -> SimulatedHouse:
-        self.house = house = SimulatedHouse(self.world, project, audit)
+        self.house = house = SimulatedHouse(self.ledger, project, audit)
         house.prepare = self._born
         self.ledger.follow(house)
         return house
@@ -150,8 +162,11 @@ class Daemon:
         if not house.audit.ok:
             self.world.fail("the log does not recover")
         states = {view.id: view.state for view in house.supervisor.views()}
-        over = {agent for agent, state in states.items() if state in {
-            "completed", "failed", "parked", "stopped"}}
+        over = {
+            agent
+            for agent, state in states.items()
+            if state in {"completed", "failed", "parked", "stopped"}
+        }
         holders = house.holders_by_id()  # type: ignore[attr-defined]
         if held := holders & over:
             self.world.fail(f"{sorted(held)} are over, and hold their scopes")
@@ -195,11 +210,10 @@ class Daemon:
             tree.exit(chance.choice((0, 0, 1, 3)), all_of_it=chance.random() < 0.6)
 
     def _say(self, tree: Tree) -> None:
-        with trio.move_on_after(0):
-            try:
-                tree.say(b"a line\n" * self.chance.randint(1, 3))
-            except (trio.WouldBlock, trio.ClosedResourceError):
-                self.world.note("the pipe is full")
+        try:
+            tree.say(b"a line\n" * self.chance.randint(1, 3))
+        except (trio.WouldBlock, trio.ClosedResourceError):
+            self.world.note("the pipe is full")
 
     def _write(self, tree: Tree) -> None:
         """Opens files through the gate, as the gate's task does: some of them many times."""
@@ -213,9 +227,7 @@ class Daemon:
                 self.ledger.check_grant(tree.agent, operation, path)
             elif house.broker.at_leisure:
                 knock = self._knock(tree.agent, operation, full, source="gate")
-                decision, _ = house.broker.decide_now(
-                    _replaced(knock, call="openat", pid=tree.pid)
-                )
+                decision, _ = house.broker.decide_now(replace(knock, call="openat", pid=tree.pid))
                 if not isinstance(decision, Granted):
                     return
             else:
@@ -259,7 +271,7 @@ class Daemon:
             interactive=chance.random() < 0.5,
         )
         if chance.random() < 0.1:
-            self.house.refuse.append(_cannot())
+            self.house.refuse.append(SpawnFailed("no such program", errno="ENOENT", what="program"))
         view = await self.house.supervisor.spawn(spec, OWNER)
         self.ledger.answered("agent.spawn", view.id)
         if not self.world.disk.dead:
@@ -369,15 +381,3 @@ _VERBS = (
 
 def _nothing() -> Snapshot:
     raise AssertionError("nobody asked for a snapshot")
-
-
-def _replaced(knock: Knock, **changes: Any) -> Knock:
-    from msgspec.structs import replace
-
-    return replace(knock, **changes)
-
-
-def _cannot() -> GrooveError:
-    from groove_trio.words.errors import SpawnFailed
-
-    return SpawnFailed("no such program", errno="ENOENT", what="program")

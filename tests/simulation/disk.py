@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -281,15 +282,16 @@ class Disk:
         return kept
 
     def _ours(self, name: Any) -> bool:
-        return isinstance(name, str) and name.startswith(self._prefix)
+        return isinstance(name, str) and f"{name}/".startswith(self._prefix)
 
     def _behind(self, descriptor: int) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")
 
     def _name(self, path: Any) -> str:
-        return str(path).removeprefix(self._prefix)
+        return _HASH.sub("<log>", str(path).removeprefix(self._prefix))
 
 
+_HASH = re.compile("[0-9a-f]{32}")  # of where the log is, which is another place each time
 _CALLS = (
     "open",
     "write",

@@ -19,7 +19,6 @@ from groove_trio.shell.heads import read_checkpoint, verify_log
 from groove_trio.shell.segments import list_segments
 from groove_trio.words.audit import AuditEntry
 from groove_trio.words.clock import parse_rfc3339
-from groove_trio.words.errors import AuditUnavailable
 from groove_trio.words.events import AgentStateChanged, AnyEvent, KnockDecided
 from groove_trio.words.knocks import Decision, Denied, Granted, Knock
 from groove_trio.words.leases import Lease
@@ -41,7 +40,10 @@ CLAIMED: dict[str, frozenset[str]] = {
     "src/": COVERED["src/**"],
     "src/in/": COVERED["src/in/**"],
     "docs/": COVERED["docs/**"],
-    **{path: frozenset({path}) for path in ("src/a", "src/b", "src/in/c", "docs/c", "docs/d", "top")},
+    **{
+        path: frozenset({path})
+        for path in ("src/a", "src/b", "src/in/c", "docs/c", "docs/d", "top")
+    },
 }
 """The same for what can be leased."""
 
@@ -49,6 +51,8 @@ TORN = ("no newline at the end", "there is no segment")
 """What the verifier says of a log whose daemon died while it wrote, or before it wrote at all."""
 
 UNRECORDED = {"audit log"}
+"""The rule of a denial that is not on record, and says so."""
+
 PATHS = sorted(path for path in CLAIMED if not path.endswith("/"))
 MOVES = {(before, after) for (before, _), after in TRANSITIONS.items()}
 
@@ -72,6 +76,7 @@ class Ledger:
         self.first = 1  # number of the first record of this daemon
         self.begun = False
         self._version = -1
+        self._alive = (-1, 0)
         self._over: set[str] = set()
         self._house: House | None = None
 
@@ -103,16 +108,6 @@ class Ledger:
         self.grants.clear()
         self.world.look = self.look
         self._watch_log(house)
-        publish = house.hub.publish
-
-        def seen(event: AnyEvent) -> None:
-            publish(event)
-            if not self.world.disk.dead:
-                self._see(event)
-
-        house.hub.publish = seen  # type: ignore[method-assign]
-        house.broker._publish = house.broker._clerk._publish = seen
-        house.broker._changes._publish = seen
 
     def _watch_log(self, house: House) -> None:
         audit, written = house.audit, dict[int, tuple[Any, ...]]()
@@ -133,7 +128,10 @@ class Ledger:
         audit.append = noted_append  # type: ignore[method-assign]
         audit.durable = noted_durable  # type: ignore[method-assign]
 
-    def _see(self, event: AnyEvent) -> None:
+    def see(self, event: AnyEvent) -> None:
+        """Looks at an event in the step in which it is published."""
+        if self.world.disk.dead:
+            return
         self.world.note(f"event {_summary(event)}")
         house = self._house
         assert house is not None
@@ -169,7 +167,8 @@ class Ledger:
         return owners | {
             lease.agent
             for lease in view.leases
-            if parse_rfc3339(lease.until) > now and any(path in CLAIMED[each] for each in lease.paths)
+            if parse_rfc3339(lease.until) > now
+            and any(path in CLAIMED[each] for each in lease.paths)
         }
 
     def look(self) -> None:
@@ -177,13 +176,15 @@ class Ledger:
         house = self._house
         if house is None:
             return
-        if self.begun:
+        version = house.broker._table.version  # noqa: SLF001 - spares looking at what is as it was
+        alive = (version, len(self.world.kernel.trees))
+        if self.begun and alive != self._alive:
+            self._alive = alive
             homeless = self.world.kernel.alive() - house.holders_by_id()
             if homeless:
                 self.world.fail(f"something of {sorted(homeless)} lives, and holds no scope")
         if self._over:
             self._check_over(house)
-        version = house.broker._table.version
         if version == self._version:
             return
         self._version = version
@@ -262,6 +263,14 @@ class Ledger:
         if not found.ok and not torn:
             self.world.fail(f"the log does not verify: {found.bad_line} {found.problem}")
         records = self.records()
+        self._check_answers(records)
+        known = read_checkpoint(self.world.config, directory)
+        if clean and (known is None or known.seq != records[-1]["seq"]):
+            self.world.fail(f"the checkpoint knows {known}, and the log ends elsewhere")
+        if clean:
+            self._check_folds(records)
+
+    def _check_answers(self, records: list[dict[str, Any]]) -> None:
         by_seq = {record["seq"]: _told(record) for record in records}
         for seq, facts in sorted(self.durable.items()):
             if by_seq.get(seq) != facts:
@@ -270,11 +279,6 @@ class Ledger:
         for facts, count in self.answers.items():
             if there[facts] < count:
                 self.world.fail(f"answered {count} times, recorded {there[facts]}: {facts}")
-        known = read_checkpoint(self.world.config, directory)
-        if clean and (known is None or known.seq != records[-1]["seq"]):
-            self.world.fail(f"the checkpoint knows {known}, and the log ends elsewhere")
-        if clean:
-            self._check_folds(records)
 
     def _check_folds(self, records: list[dict[str, Any]]) -> None:
         told: Counter[tuple[Any, ...]] = Counter()
@@ -332,6 +336,3 @@ def _summary(event: AnyEvent) -> str:
     if isinstance(event, KnockDecided):
         return f"{kind} {event.id} {event.operation} {event.decision.path} {event.decision.rule}"
     return f"{kind} {getattr(event, 'id', '')}"
-
-
-__all__ = ["CLAIMED", "COVERED", "PATHS", "AuditUnavailable", "Ledger"]

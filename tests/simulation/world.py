@@ -22,6 +22,7 @@ import trio
 import trio.testing
 from disk import Disk
 from house import FakeCensus, FakeTree
+from trio._core import _run as scheduler
 
 from groove_trio.shell import ending
 from groove_trio.shell.output import OutputLog
@@ -31,6 +32,7 @@ from groove_trio.words.clock import NS
 
 EPOCH_NS = 1_795_367_880 * NS
 PID = 4242  # of every daemon
+ROOT_CHARACTERS = 160
 TRACE_SHOWN = 60  # lines
 
 
@@ -57,7 +59,8 @@ class World:
         self.chance = random.Random(seed)
         self.trace: list[str] = []
         self.violation: str | None = None
-        self.root = directory / "w"
+        # As long wherever it is: the path is written into files, whose sizes are in the trace.
+        self.root = directory / ("w" * (ROOT_CHARACTERS - len(str(directory)) - 1))
         self.root.mkdir()
         self.project = self.root / "project"
         self.config = self.root / "config"
@@ -172,8 +175,8 @@ class World:
 def install_order(patch: pytest.MonkeyPatch, seed: int) -> None:
     """Has trio take tasks in an order that the seed decides; its own tests do the same."""
     order = random.Random(seed)
-    patch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
-    patch.setattr(trio._core._run, "_r", order)
+    patch.setattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    patch.setattr(scheduler, "_r", order)
 
 
 class Steps(trio.abc.Instrument):

@@ -24,7 +24,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from groove_trio.rules.chain import Seal, digest_of
-from groove_trio.shell.files import ensure_private_dir, open_private, write_atomic
+from groove_trio.shell.files import (
+    ensure_private_dir,
+    open_private,
+    sync_directory,
+    write_atomic,
+)
 from groove_trio.shell.private import config_directory, ensure_config_directory
 from groove_trio.shell.seed import load_seed, read_seed
 from groove_trio.shell.segments import (
@@ -114,6 +119,7 @@ def look(config_dir: Path, directory: Path, segments: Sequence[Path], *, accept:
         OSError: A file can't be read.
     """
     seed = load_seed(config_dir)
+    sync_directory(config_dir)  # who made the directory of heads may have died before that
     known, damaged = None, False
     try:
         known = read_checkpoint(config_dir, directory)

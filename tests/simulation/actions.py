@@ -24,7 +24,7 @@ from groove_trio.words.knocks import Granted, Knock
 
 LIVES = 3  # daemons for a seed, one after the other
 CALLERS = 4
-ASKED = 6  # by each caller of each daemon
+ASKED = 5  # by each caller of each daemon
 SEGMENT_BYTES = 6_000  # some dozen records
 HISTORY = 24  # events, so that whoever is slow misses some
 SETTLE_S = 30.0  # longer than any wait of the daemon's before it tries again
@@ -83,18 +83,20 @@ def play(seed: int, directory: Path) -> World:
 
 def _live(world: World, ledger: Ledger, *, last: bool) -> None:
     chance = world.chance
-    world.crash_at, fuse = None, None
-    dies = not last and chance.random() < 0.85
-    if dies and chance.random() < 0.5:
+    world.crash_at = world.crash_on_answer = fuse = None
+    dies = "" if last else chance.choice(("between", "call", "answer", "answer", ""))
+    if dies == "between":
         world.crash_at = world.steps + int(chance.random() ** 2 * 1500)
-    elif dies:
+    elif dies == "call":
         fuse = 1 + int(chance.random() ** 2 * 180)
+    elif dies == "answer":
+        world.crash_on_answer = chance.randint(1, 10)
     world.disk.revive()
     world.disk.fuse = fuse
     world.note("a daemon begins")
     world.run(Daemon(world, ledger).run)
     died = world.disk.dead
-    power = died and chance.random() < 0.5
+    power = died and (world.crash_on_answer == 0 or chance.random() < 0.5)
     world.note(f"it {'died' if died else 'ended'}{', and the power with it' if power else ''}")
     world.kernel.orphan(power=power)
     if power:
@@ -273,9 +275,9 @@ class Daemon:
         if chance.random() < 0.1:
             self.house.refuse.append(SpawnFailed("no such program", errno="ENOENT", what="program"))
         view = await self.house.supervisor.spawn(spec, OWNER)
-        self.ledger.answered("agent.spawn", view.id)
         if not self.world.disk.dead:
             self.ledger.known.add(view.id)
+        self.ledger.answered("agent.spawn", view.id)
 
     async def _stop(self) -> None:
         agent = self._someone()
@@ -320,9 +322,9 @@ class Daemon:
         paths = self.chance.sample(sorted(CLAIMED), self.chance.randint(1, 2))
         ttl_s = self.chance.choice((1, 3, 600, 600))
         lease = await self.house.broker.declare(agent, paths, ttl_s, "why", agent_actor(agent))
-        self.ledger.answered("lease.declare", lease.id)
         if not self.world.disk.dead:
             self.ledger.leases[lease.id] = lease
+        self.ledger.answered("lease.declare", lease.id)
 
     async def _complete(self) -> None:
         for lease in await self.house.broker.complete(AgentId(self._someone())):

@@ -47,7 +47,7 @@ CLAIMED: dict[str, frozenset[str]] = {
 }
 """The same for what can be leased."""
 
-TORN = ("no newline at the end", "there is no segment")
+TORN = ("no newline at the end", "a torn line without its repair", "there is no segment")
 """What the verifier says of a log whose daemon died while it wrote, or before it wrote at all."""
 
 UNRECORDED = {"audit log"}
@@ -87,6 +87,7 @@ class Ledger:
         if not self.world.disk.dead:
             self.world.note(f"answered {' '.join(map(str, facts))}")
             self.answers[facts] += 1
+            self.world.answered()
 
     def answered_once(self, *facts: Any) -> None:
         """As `answered`, where those who asked at one time share a record."""
@@ -236,8 +237,10 @@ class Ledger:
             elif record["action"] == "lease.declare":
                 ended.update(detail["replaces"])
         held = {lease.id for lease in house.broker.view().leases}
+        over = {view.id for view in house.supervisor.views() if view.state in FINAL}
         for lease in list(self.leases.values()):
-            if lease.id in ended or parse_rfc3339(lease.until) <= self.world.now():
+            gone = lease.id in ended or lease.agent in over
+            if gone or parse_rfc3339(lease.until) <= self.world.now():
                 del self.leases[lease.id]
             elif lease.id not in held:
                 self.world.fail(f"lease {lease.id} of {lease.agent} was answered, and is lost")

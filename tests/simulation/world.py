@@ -68,7 +68,8 @@ class World:
         self.kernel = Kernel(self)
         self.look: Callable[[], None] = lambda: None
         self.steps = 0
-        self.crash_at: int | None = None
+        self.crash_at: int | None = None  # a step
+        self.crash_on_answer: int | None = None
         self.doomed: dict[trio.lowlevel.Task, tuple[int, trio.CancelScope]] = {}
         self._past_ns = EPOCH_NS
 
@@ -102,6 +103,14 @@ class World:
                 f"seed {self.seed}: {self.violation}\n{tail}\n"
                 f"again: GROOVE_SIMULATION_SEED={self.seed} pytest tests/simulation"
             )
+
+    def answered(self) -> None:
+        """Somebody has an answer; the moment for a power cut that shows what it was worth."""
+        if self.crash_on_answer is not None:
+            self.crash_on_answer -= 1
+            if self.crash_on_answer == 0:
+                self.note("died on an answer")
+                self.disk.die()
 
     # Running
 

@@ -113,6 +113,7 @@ class Tending:
 
     async def _prepare(self, agent: Agent, trigger: Trigger, actor: Actor) -> None:
         await agent.done.wait()  # it may still be giving up the scope
+        self.table.get(agent.id)  # or have been removed meanwhile, and nobody could stop it then
         if agent.state == "interrupted":
             await end_one(agent.id, self.census)
         await self.holdings.hold(agent, actor, action=AGENT_RESTORE)

@@ -16,6 +16,7 @@ nox.needs_version = ">=2024.10"
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
+NIGHTLY_SEEDS = "2000"  # stories that the simulation tells; the suite has 100
 AUTOBAHN = "autobahntestsuite==25.10.1"  # the public conformance suite for WebSocket
 
 
@@ -122,6 +123,15 @@ def autobahn(session: nox.Session) -> None:
     session.run(str(home / "bin/pip"), "install", "--quiet", AUTOBAHN, external=True)
     script = ["tests/conformance/autobahn.py", str(home / "bin/wstest"), str(home / "reports")]
     session.run("python", *script, *session.posargs, env=installed_only())
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """Whole daemons from 2,000 seeds; `GROOVE_SIMULATION_SEED=7` plays that one again."""
+    install_wheel(session, *group("test"))
+    seeds = os.environ.get("GROOVE_SIMULATION_SEEDS", NIGHTLY_SEEDS)
+    env = {**installed_only(), "GROOVE_SIMULATION_SEEDS": seeds}
+    session.run("pytest", "tests/simulation", *session.posargs, env=env)
 
 
 @nox.session

@@ -200,9 +200,9 @@ class Broker:
         denied = self._judge.fit(denied)
         try:
             seq = self._audit.append([entry_of(knock, denied)])
-        except AuditUnavailable:
+        except AuditUnavailable as error:
             await trio.lowlevel.checkpoint()
-            return denied
+            return denials.unrecorded(denied.path, error.detail)
         return await self._recorded(denied, seq)
 
     async def _recorded(self, denied: Denied, seq: int) -> Denied:

@@ -105,7 +105,7 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def ensure_private_dir(path: Path) -> None:
-    """Makes a directory that only we may enter, or checks the one that is there.
+    """Makes a directory that only we may enter, durably, or checks the one that is there.
 
     Raises:
         UnsafeState: What is there has the wrong type, owner or mode.
@@ -116,6 +116,9 @@ def ensure_private_dir(path: Path) -> None:
     except FileExistsError:
         if reason := _objection(path.lstat(), stat.S_IFDIR):
             raise _unsafe(path, reason) from None
+    else:
+        # fsync(2) of what comes to be in it says nothing about its own entry above.
+        sync_directory(path.parent)
 
 
 def make_private_dir(path: Path) -> None:

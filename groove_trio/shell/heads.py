@@ -25,7 +25,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from groove_trio.rules.chain import Seal, digest_of
-from groove_trio.shell.files import clear_torn, ensure_private_dir, open_private, write_atomic
+from groove_trio.shell.files import (
+    clear_torn,
+    ensure_private_dir,
+    open_private,
+    sync_directory,
+    write_atomic,
+)
 from groove_trio.shell.private import config_directory, ensure_config_directory
 from groove_trio.shell.seed import load_seed, read_seed
 from groove_trio.shell.segments import (
@@ -117,6 +123,7 @@ def look(config_dir: Path, directory: Path, segments: Sequence[Path], *, accept:
     seed = load_seed(config_dir)
     with suppress(OSError):  # litter hinders nobody
         clear_torn(checkpoint_path(config_dir, directory))
+    sync_directory(config_dir)  # who made the directory of heads may have died before that
     known, damaged = None, False
     try:
         known = read_checkpoint(config_dir, directory)

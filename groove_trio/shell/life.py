@@ -125,13 +125,17 @@ class Life:
         return False
 
     async def _stopped(self, agent: Agent, ended: Exit | None) -> bool:
-        await self.table.fact(agent, "stopped", agent.status.reason, **_outcome(ended))
+        await self.table.passing(agent, "stopped", agent.status.reason, **_outcome(ended))
         if agent.again and not self.table.closing:
+            # Nothing saved says that it is over: a daemon that dies here leaves it interrupted,
+            # with the scope and the leases that it keeps through a restart.
             agent.again = False
             agent.done.set()  # who waits for the stop has it, whatever comes next
             agent.done = trio.Event()
             agent.backoff.reset()
             await self.table.fact(agent, "restart", **FRESH)
+        else:
+            await self.table.save(agent)
         return agent.live
 
     async def _decide(self, agent: Agent, ended: Exit | None, how: str) -> bool:

@@ -114,6 +114,9 @@ class Store:
         """
         ensure_state_dir(self.state_dir)
         ensure_private_dir(self.directory)
+        # Who made them may have died before they were there for good.
+        sync_directory(self.state_dir.parent)
+        sync_directory(self.state_dir)
 
     def output(self, agent: AgentId) -> Path:
         """Where the lines of an agent are."""

@@ -199,10 +199,16 @@ class AgentTable:
         Raises:
             WrongState: The lifecycle knows no such way.
         """
+        await self.passing(agent, trigger, reason, **changes)
+        await self.save(agent)
+
+    async def passing(
+        self, agent: Agent, trigger: Trigger, reason: str | None = None, **changes: Any
+    ) -> None:
+        """As `fact`, for a state that another follows at once: recorded, and not saved."""
         facts = _facts(agent, step(agent.state, trigger), reason, changes)
         self._change(agent, trigger, reason, changes)
         await self._record(agent, trigger, facts)
-        await self.save(agent)
 
     def force(self, agent: Agent, trigger: Trigger, reason: str) -> None:
         """Moves an agent whether or not that can be recorded, for a daemon that must end."""

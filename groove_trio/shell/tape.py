@@ -42,6 +42,7 @@ class Tape:
         self._done_with: list[int] = []  # descriptors of segments before this one
         self._fd = -1
         ensure_private_dir(directory)
+        sync_directory(directory.parent)  # who made it may have died before that
         self._above = directory.parent.parent
         self._directory_fd = _lock(directory)
         self._above_fd = os.open(self._above, os.O_PATH | os.O_CLOEXEC)

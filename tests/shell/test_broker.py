@@ -420,6 +420,22 @@ async def test_full_queue_denies_who_will_not_wait(root: Path) -> None:
         house.broker.close()
 
 
+async def test_denial_of_a_full_queue_says_when_it_could_not_be_recorded(
+    root: Path, disk: Disk
+) -> None:
+    async with running(root, started=False) as house, trio.open_nursery() as nursery:
+        for _ in range(CAPACITY):
+            nursery.start_soon(house.may, "src/x")
+        await trio.testing.wait_all_tasks_blocked()
+        disk.full = True
+        decision = await house.broker.knock_nowait(knock_on("src/x"))
+        assert isinstance(decision, Denied)
+        assert decision.rule == "audit log"
+        disk.full = False
+        await nursery.start(house.broker.run)
+        house.broker.close()
+
+
 async def test_caller_that_left_the_queue_is_passed_over(root: Path) -> None:
     async with running(root, started=False) as house, trio.open_nursery() as nursery:
         with trio.move_on_after(0.01):

@@ -165,6 +165,21 @@ def test_private_dir_is_made_once_and_then_accepted(tmp_path: Path) -> None:
     assert mode_of(tmp_path / "dir") == 0o700
 
 
+def test_private_dir_is_durable_once_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    ensure_private_dir(tmp_path / "dir")
+    assert synced == [str(tmp_path)]
+    ensure_private_dir(tmp_path / "dir")
+    assert synced == [str(tmp_path)]
+
+
 @pytest.mark.parametrize("kind", ["file", "link", "open"])
 def test_directory_that_is_not_ours_alone_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "dir"

@@ -10,7 +10,7 @@ import trio
 
 from groove_trio.rules.lifecycle import FINAL
 from groove_trio.shell.output import OutputLog
-from groove_trio.shell.store import Store
+from groove_trio.shell.store import AgentStatus, Store
 from groove_trio.words.actors import OWNER
 from groove_trio.words.agents import AgentPatch, AgentSpec, Restart
 from groove_trio.words.errors import (
@@ -456,6 +456,52 @@ async def test_restart_of_a_running_agent_keeps_its_scope_throughout(open_house:
         assert seen == [{"worker-1"}]
         assert house.moves(view.id) == ["running", "stopping", "stopped", "starting", "running"]
         assert house.trees[0].closed
+
+
+async def test_an_agent_that_is_being_removed_is_not_started_again(
+    open_house: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house() as house, trio.open_nursery() as nursery:
+        view = await house.spawn(["src/**"])
+        await house.supervisor.stop(view.id, OWNER)
+        refused: list[str] = []
+        release = house.broker.release
+
+        async def restart() -> None:
+            with pytest.raises(UnknownAgent):
+                await house.supervisor.restart(view.id, OWNER)
+            refused.append("restart")
+
+        async def slow(*arguments: Any) -> Any:
+            nursery.start_soon(restart)
+            await trio.sleep(1)
+            return await release(*arguments)
+
+        monkeypatch.setattr(house.broker, "release", slow)
+        await house.supervisor.remove(view.id, OWNER)
+        await trio.sleep(5)
+        assert refused == ["restart"]
+        assert len(house.trees) == 1
+        assert house.holders() == set()
+
+
+async def test_no_status_saved_in_a_restart_says_that_the_agent_is_over(
+    open_house: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[str] = []
+    save = Store.save_status
+
+    def noted(store: Store, status: AgentStatus) -> None:
+        saved.append(status.state)
+        save(store, status)
+
+    monkeypatch.setattr(Store, "save_status", noted)
+    async with open_house() as house:
+        await house.spawn(["src/**"])
+        await house.supervisor.restart("worker-1", OWNER)
+        assert saved == ["running", "starting", "running"]
+        await house.supervisor.stop("worker-1", OWNER)
+        assert saved[-1] == "stopped"
 
 
 async def test_restart_of_an_ended_agent_takes_its_scope_anew(open_house: Open) -> None:

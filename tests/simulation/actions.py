@@ -115,6 +115,7 @@ class Daemon:
         self.chance = world.chance
         self.kernel: Kernel = world.kernel
         self.house: SimulatedHouse
+        self.habits: dict[int, tuple[Any, str]] = {}
 
     async def run(self) -> None:
         async with trio.open_nursery() as self.outside:
@@ -199,8 +200,8 @@ class Daemon:
     async def _program(self, tree: Tree) -> None:
         """What an agent does: talks, writes, and ends, perhaps before its children."""
         chance = self.chance
-        for _ in range(chance.randint(0, 6)):
-            with trio.move_on_after(chance.random() * 2):
+        for _ in range(chance.randint(0, 9)):
+            with trio.move_on_after(chance.random() ** 2 * 2):
                 await tree.gone.wait()
             if tree.gone.is_set():
                 return
@@ -219,8 +220,12 @@ class Daemon:
 
     def _write(self, tree: Tree) -> None:
         """Opens files through the gate, as the gate's task does: some of them many times."""
-        house, path = self.house, self.chance.choice(PATHS)
-        operation = self.chance.choice(OPERATIONS)
+        house, operation = self.house, self.chance.choice(OPERATIONS)
+        held = [path for path in PATHS if tree.agent in self.ledger.owners(path)]
+        path = self.chance.choice(held if held and self.chance.random() < 0.7 else PATHS)
+        if tree.pid in self.habits and self.chance.random() < 0.6:  # the same again
+            operation, path = self.habits[tree.pid]
+        self.habits[tree.pid] = operation, path
         for _ in range(self.chance.choice((1, 1, 4))):
             full = f"{house.project}/{path}"
             key = (tree.agent, operation, path, tree.pid)

@@ -154,10 +154,11 @@ class Ledger:
     def check_grant(self, agent: str, operation: str, path: str) -> None:
         """A granted knock is inside what its agent holds in this very moment."""
         assert self._house is not None
-        if operation != "read" and agent not in self._owners(path):
+        if operation != "read" and agent not in self.owners(path):
             self.world.fail(f"{agent} was granted {operation} on {path}, which it does not hold")
 
-    def _owners(self, path: str) -> set[str]:
+    def owners(self, path: str) -> set[str]:
+        """Who may write a path in this moment."""
         assert self._house is not None
         view, now = self._house.broker.view(), self.world.now()
         owners = {
@@ -190,7 +191,7 @@ class Ledger:
             return
         self._version = version
         for path in PATHS:
-            owners = self._owners(path)
+            owners = self.owners(path)
             if len(owners) > 1:
                 self.world.fail(f"{path} has the owners {sorted(owners)}")
 

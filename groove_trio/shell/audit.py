@@ -135,6 +135,17 @@ class AuditLog:
         if seq in self._doubtful:
             raise AuditUnavailable("The audit log could not be synced when this was recorded.")
 
+    async def settled(self) -> None:
+        """Waits until all that was recorded so far is on disk, as `durable`.
+
+        Raises:
+            OSError: Some of it may be lost.
+        """
+        try:
+            await self.durable(self.seq)
+        except AuditUnavailable as error:
+            raise OSError(errno.EIO, error.detail) from error
+
     async def record(self, entry: AuditEntry) -> int:
         """Appends one record and waits until it is on disk; returns its number.
 

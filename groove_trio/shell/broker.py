@@ -79,7 +79,7 @@ class Broker:
         self._table = LockTable()
         self._root = root
         self._judge = Judge(str(root), self._table)
-        self._file = LeaseFile(leases, self._table.leases)
+        self._file = LeaseFile(leases, self._table.leases, audit.settled)
         self._changes = Changes(self._judge, self._table, audit, self._file, publish, clock)
         self._clerk = Clerk(
             judge=self._judge,

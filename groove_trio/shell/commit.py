@@ -7,7 +7,7 @@ later one. While one commit runs, the next group gathers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -22,6 +22,7 @@ class GroupCommit:
         prepare: Called in the trio thread, returns the blocking job that makes all changes so
             far durable; the job runs in a thread of its own. Either may raise `OSError`.
         lag_s: How long changes nobody waits for may gather.
+        before: Waits, once a job is prepared, until it may run; may raise `OSError` as well.
 
     Attributes:
         done: Number of the last change that is durable.
@@ -29,11 +30,17 @@ class GroupCommit:
         failures: How many commits failed.
     """
 
-    def __init__(self, prepare: Callable[[], Callable[[], None]], lag_s: float) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[], Callable[[], None]],
+        lag_s: float,
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.done = 0
         self.error: OSError | None = None
         self.failures = 0
         self._prepare = prepare
+        self._before = before
         self._lag_s = lag_s
         self._version = 0
         self._dirty = False
@@ -100,6 +107,8 @@ class GroupCommit:
         group.version = version = self._version
         try:
             job = self._prepare()
+            if self._before is not None:
+                await self._before()
             await trio.to_thread.run_sync(job, limiter=self._limiter)
         except OSError as error:
             self.error = error

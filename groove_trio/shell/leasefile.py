@@ -1,9 +1,13 @@
-"""Leases on disk, so that they outlive the daemon: one JSON array, replaced as a whole."""
+"""Leases on disk, so that they outlive the daemon: one JSON array, replaced as a whole.
+
+The file follows the log: what it says has its record on disk before. Else a power cut could take
+the record of a lease that was given back, and leave the file without the lease.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -16,13 +20,21 @@ from groove_trio.words.leases import Lease
 
 
 class LeaseFile:
-    """Saves leases for everyone who waits; see `GroupCommit` for who may call what."""
+    """Saves leases for everyone who waits; see `GroupCommit` for who may call what.
 
-    def __init__(self, path: Path, leases: Leases) -> None:
+    Args:
+        path: The file.
+        leases: What is saved.
+        recorded: Waits until all that was recorded so far is on disk; may raise `OSError`.
+    """
+
+    def __init__(
+        self, path: Path, leases: Leases, recorded: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._path = path
         self._leases = leases
         self._version = 0
-        self._commit = GroupCommit(self._prepare, 0.0)
+        self._commit = GroupCommit(self._prepare, 0.0, recorded)
 
     def changed(self) -> None:
         """Tells that the leases are others now; does not wait."""

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import trio
 
+from groove_trio.shell import leasefile
+from groove_trio.shell.files import write_atomic
 from groove_trio.shell.store import Store
 from groove_trio.words.actors import OWNER
 from groove_trio.words.agents import AgentPatch
@@ -85,6 +87,32 @@ async def test_a_name_is_free_only_when_the_new_one_is_saved(
         with pytest.raises(NameTaken):
             await house.spawn(name="b")
         assert taken == [True]
+
+
+async def test_a_lease_leaves_its_file_only_when_that_is_on_record(
+    open_house: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[tuple[int, bool]] = []
+    async with open_house() as house:
+        await house.spawn(["src/**"], name="a")
+        agent = house.supervisor.view("a").id
+        lease = await house.broker.declare(agent, ["docs/x"])
+        log, run = house.audit, trio.to_thread.run_sync
+
+        async def slowly(job: Callable[..., Any], *arguments: Any, **how: Any) -> Any:
+            if "sync_job" in job.__qualname__:
+                await trio.sleep(1)
+            return await run(job, *arguments, **how)
+
+        def look(path: Path, data: bytes) -> None:
+            on_disk = log._commit.done >= log.seq  # noqa: SLF001 - what a power cut would leave
+            saved.append((len(json.loads(data)), on_disk))
+            write_atomic(path, data)
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", slowly)
+        monkeypatch.setattr(leasefile, "write_atomic", look)
+        await house.broker.complete(agent, lease.id)
+        assert saved == [(0, True)]
 
 
 async def test_a_name_that_is_given_back_meanwhile_stays_taken(open_house: Open) -> None:

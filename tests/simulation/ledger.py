@@ -225,9 +225,9 @@ class Ledger:
                 self.world.fail(f"{view.id} is interrupted, and does not hold its scope")
             if view.state in LIVE:
                 self.world.fail(f"{view.id} is {view.state}, and nobody stands behind it")
-        self._check_leases(house, records)
+        self._check_leases(house, records, removed)
 
-    def _check_leases(self, house: House, records: list[dict[str, Any]]) -> None:
+    def _check_leases(self, house: House, records: list[dict[str, Any]], removed: set[str]) -> None:
         ended: set[str] = set()
         for record in records:
             detail = record["detail"]
@@ -240,7 +240,7 @@ class Ledger:
         held = {lease.id for lease in house.broker.view().leases}
         over = {view.id for view in house.supervisor.views() if view.state in FINAL}
         for lease in list(self.leases.values()):
-            gone = lease.id in ended or lease.agent in over
+            gone = lease.id in ended or lease.agent in over | removed
             if gone or parse_rfc3339(lease.until) <= self.world.now():
                 del self.leases[lease.id]
             elif lease.id not in held:

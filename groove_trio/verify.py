@@ -346,8 +346,8 @@ def checkpoint_from(data: bytes) -> Checkpoint:
         log, seq, head, key = known["log"], known["seq"], known["head"], known.get("key", "")
         if all(map(_is_hash, (log, head, key or log))) and isinstance(seq, int) and seq >= 0:
             return Checkpoint(log, seq, head, key)
-    except (*_NO_JSON, KeyError, TypeError, AttributeError):
-        pass
+    except (*_NO_JSON, KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a checkpoint") from error
     raise ValueError("not a checkpoint")
 
 

@@ -280,8 +280,9 @@ def _log_directory() -> Path:
     for place in places:
         if os.path.isdir(place / ".groove"):  # where the log itself was removed, that must show
             return place / ".groove" / "audit"
+    program, _, verb = click.get_current_context().command_path.partition(" ")
     raise GrooveError(
         f"there is no audit log in {shown(str(places[0]))}"
         + ("" if given is not None else " or a directory above it")
-        + "; name the project: groove-trio -p DIRECTORY audit verify"
+        + f"; name the project: {program} -p DIRECTORY {verb}"
     )

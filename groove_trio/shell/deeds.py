@@ -53,7 +53,7 @@ def _open(held: Held) -> Plan:
         fault = error
     else:
         return _of_existing(spot, flags)
-    if creates and (held.name()).slash:
+    if creates and held.name().slash:
         raise failure(errno.EISDIR) from fault  # whatever the slash is behind
     raise fault
 

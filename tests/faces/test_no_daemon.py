@@ -108,7 +108,9 @@ def test_json_after_the_command_of_an_agent_is_the_agent_s(cli: Cli) -> None:
     assert cli("spawn", "--", "echo", "--json").err.startswith("groove-trio: no daemon")
 
 
-def test_verify_without_a_log_says_so(cli: Cli) -> None:
-    done = cli("audit", "verify")
+@pytest.mark.parametrize("verb", ["verify", "accept", "key"])
+def test_without_a_log_the_same_verb_is_said_with_a_project(cli: Cli, verb: str) -> None:
+    done = cli("audit", verb)
     assert done.code == 1
     assert "no audit log" in done.err
+    assert done.err.rstrip().endswith(f"groove-trio -p DIRECTORY audit {verb}")
